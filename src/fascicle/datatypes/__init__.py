@@ -1,0 +1,1 @@
+"""Datatypes: one package each. `registry` knows them all."""

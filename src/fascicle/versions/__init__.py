@@ -1,0 +1,1 @@
+"""Repos, the version graph, references to versions and keys resolved at a version."""

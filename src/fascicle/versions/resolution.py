@@ -1,0 +1,169 @@
+"""Which of a key's stored versions is seen at a version, and reading and writing keys that way.
+
+The rules are those of `docs/design/002-versions.md`: on a line of versions the nearest ancestor's entry counts; through
+merged versions, of all entries at ancestors those count that are not an ancestor of another one; a tombstone hides what it
+descends from and is no value itself; two values that remain are a conflict.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+from fascicle.errors import ConflictError
+from fascicle.store.base import INLINE, ReadTransaction, WriteTransaction, inline_value
+from fascicle.versions import keys
+
+LIVE = b"\x00"
+TOMBSTONE = b"\x01"
+ENVELOPE_BYTES = 1
+_TOMBSTONE_HANDLE = bytes((INLINE,)) + TOMBSTONE
+
+
+class Ancestry(ABC):
+    """A version and what it descends from. Immutable, hashable by identity, cached per version by the catalog."""
+
+    version: int
+    linear: bool
+    """No version on the way to the root has two parents; then among ancestors the greatest number is the nearest."""
+
+    @abstractmethod
+    def contains(self, version: int) -> bool:
+        """Whether a version is this one or an ancestor of it, through any parent."""
+
+    @abstractmethod
+    def descends(self, version: int, ancestor: int) -> bool:
+        """Whether one ancestor descends from another one (and is not the same)."""
+
+    @abstractmethod
+    def first_parents(self) -> Iterator[int]:
+        """This version, its first parent, that one's first parent, up to the root."""
+
+    def resolve(self, entries: Sequence[tuple[int, bool]]) -> int | None:
+        """The version whose entry is seen here, or None.
+
+        `entries` are (version, is_tombstone), in any order. Raises ConflictError if several values are seen.
+        """
+        seen = [(version, dead) for version, dead in entries if self.contains(version)]
+        if not seen:
+            return None
+        if self.linear:
+            version, dead = max(seen)
+            return None if dead else version
+        values = [
+            version
+            for version, dead in seen
+            if not dead and not any(self.descends(other, version) for other, _ in seen if other != version)
+        ]
+        if len(values) > 1:
+            raise ConflictError(f"found multiple kv for key among parents: versions {sorted(values)}")
+        return values[0] if values else None
+
+
+class VersionedView:
+    """The keys of one instance as seen at one version. Writing needs a write transaction."""
+
+    __slots__ = ("ancestry", "instance_id", "txn")
+
+    def __init__(self, txn: ReadTransaction, instance_id: int, ancestry: Ancestry) -> None:
+        self.txn = txn
+        self.instance_id = instance_id
+        self.ancestry = ancestry
+
+    # -- one key
+
+    def handle(self, key_class: int, type_key: bytes) -> bytes | None:
+        """The handle of the value seen, whose first byte is the envelope (see `load`), or None."""
+        base = keys.prefix(self.instance_id, key_class) + type_key
+        found = self._find(base)
+        return None if found is None else found[1]
+
+    def get(self, key_class: int, type_key: bytes) -> bytes | None:
+        """The value seen, or None."""
+        handle = self.handle(key_class, type_key)
+        return None if handle is None else self.load(handle)
+
+    def version_of(self, key_class: int, type_key: bytes) -> int | None:
+        """The version that supplies the value, or None."""
+        found = self._find(keys.prefix(self.instance_id, key_class) + type_key)
+        return None if found is None else found[0]
+
+    def load(self, handle: bytes) -> bytes:
+        """The value of a handle without its envelope."""
+        value = inline_value(handle)
+        if value is None:
+            value = self.txn.load(handle)
+        return value[ENVELOPE_BYTES:]
+
+    def _find(self, base: bytes) -> tuple[int, bytes] | None:
+        ancestry = self.ancestry
+        here = keys.with_version(base, ancestry.version)
+        if ancestry.linear:
+            for key, handle in self.txn.scan_handles(base, here + b"\x00", reverse=True):
+                version = keys.version_of(key)
+                if ancestry.contains(version):
+                    return None if handle == _TOMBSTONE_HANDLE else (version, handle)
+            return None
+        entries = {keys.version_of(key): handle for key, handle in self.txn.scan_handles(base, here + b"\x00")}
+        return self._resolved(entries, base)
+
+    def _resolved(self, entries: dict[int, bytes], base: bytes) -> tuple[int, bytes] | None:
+        try:
+            version = self.ancestry.resolve([(v, handle == _TOMBSTONE_HANDLE) for v, handle in entries.items()])
+        except ConflictError as error:
+            shown = base[keys.PREFIX_BYTES :].rstrip(b"\x00\x01").decode("utf-8", "backslashreplace")
+            raise ConflictError(str(error).replace("for key", f"for key {shown!r}")) from None
+        return None if version is None else (version, entries[version])
+
+    # -- ranges
+
+    def scan(
+        self, key_class: int, start: bytes = b"", stop: bytes | None = None
+    ) -> Iterator[tuple[bytes, int, bytes]]:
+        """(type key, version that supplies the value, handle) for start <= type key < stop, ascending.
+
+        `stop` None means the end of the class.
+        """
+        first = keys.prefix(self.instance_id, key_class)
+        end = keys.after(first) if stop is None else first + stop
+        skip = keys.PREFIX_BYTES
+        base = b""
+        entries: dict[int, bytes] = {}
+        linear, contains = self.ancestry.linear, self.ancestry.contains
+        best: tuple[int, bytes] | None = None
+        for key, handle in self.txn.scan_handles(first + start, end):
+            key_base = key[:-4]
+            if key_base != base:
+                if not linear and entries:
+                    best = self._resolved(entries, base)
+                    entries = {}
+                if best is not None and best[1] != _TOMBSTONE_HANDLE:
+                    yield base[skip:], best[0], best[1]
+                base, best = key_base, None
+            version = int.from_bytes(key[-4:], "big")
+            if linear:
+                if contains(version):
+                    best = (version, handle)
+            else:
+                entries[version] = handle
+        if not linear and entries:
+            best = self._resolved(entries, base)
+        if best is not None and best[1] != _TOMBSTONE_HANDLE:
+            yield base[skip:], best[0], best[1]
+
+    # -- writing
+
+    @property
+    def _writer(self) -> WriteTransaction:
+        assert isinstance(self.txn, WriteTransaction), "a view over a read transaction cannot write"
+        return self.txn
+
+    def put(self, key_class: int, type_key: bytes, value: bytes | bytearray | memoryview) -> None:
+        """Store a value at this version."""
+        key = keys.with_version(keys.prefix(self.instance_id, key_class) + type_key, self.ancestry.version)
+        self._writer.put(key, b"".join((LIVE, value)))
+
+    def delete(self, key_class: int, type_key: bytes) -> None:
+        """Write a tombstone at this version, whether or not there is anything to hide."""
+        key = keys.with_version(keys.prefix(self.instance_id, key_class) + type_key, self.ancestry.version)
+        self._writer.put(key, TOMBSTONE)
