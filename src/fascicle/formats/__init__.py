@@ -1,0 +1,1 @@
+"""Bytes to arrays and back. Pure functions: no files, no network, no store, no HTTP."""
