@@ -74,6 +74,14 @@ class ReadTransaction(ABC):
     def load(self, handle: bytes) -> bytes:
         """The value that a handle of this store names. Raises CorruptionError if it is damaged."""
 
+    def load_part(self, handle: bytes, start: int, stop: int) -> bytes:
+        """Bytes [start, stop) of the value that a handle names.
+
+        An engine may read only those; then the value's checksum is not verified, so keep this for what can be shown
+        without it, such as pixels.
+        """
+        return self.load(handle)[start:stop]
+
     @abstractmethod
     def load_many(self, handles: Sequence[bytes]) -> ValueBatch:
         """The values of many handles in one buffer; neighbours on disk are read together."""
