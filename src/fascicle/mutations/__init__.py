@@ -1,0 +1,1 @@
+"""Mutation ids and the records of completed mutations."""
