@@ -1,0 +1,1 @@
+"""Bounded-memory jobs on volumes, and the generated sample brain."""
