@@ -1,0 +1,64 @@
+"""Bytes and arrays that were expensive to make from stored values, kept in memory up to a limit.
+
+Keys start with a store handle that names a value (not one that contains it). Such a handle always means the same bytes,
+so nothing here ever gets old.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from threading import Lock
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from fascicle.store.base import Store
+
+CACHE_BYTES = 64 << 20
+
+
+class BlockCache:
+    """Least recently used things are dropped once their sizes add up to more than a limit. Safe between threads."""
+
+    def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
+        self.limit_bytes = limit_bytes
+        self._used_bytes = 0
+        self._lock = Lock()
+        self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+
+    def get(self, key: Hashable) -> Any | None:
+        with self._lock:
+            found = self._kept.get(key)
+            if found is None:
+                return None
+            self._kept.move_to_end(key)
+            return found[0]
+
+    def put(self, key: Hashable, thing: Any, size_bytes: int) -> None:
+        if size_bytes > self.limit_bytes:
+            return
+        with self._lock:
+            old = self._kept.pop(key, None)
+            if old is not None:
+                self._used_bytes -= old[1]
+            self._kept[key] = (thing, size_bytes)
+            self._used_bytes += size_bytes
+            while self._used_bytes > self.limit_bytes:
+                self._used_bytes -= self._kept.popitem(last=False)[1][1]
+
+    @property
+    def used_bytes(self) -> int:
+        return self._used_bytes
+
+
+_CACHES: WeakKeyDictionary[Store, BlockCache] = WeakKeyDictionary()
+_CACHES_LOCK = Lock()
+
+
+def cache_of(store: Store) -> BlockCache:
+    """The process's cache for one open store; handles of different stores must not be mixed."""
+    with _CACHES_LOCK:
+        cache = _CACHES.get(store)
+        if cache is None:
+            cache = _CACHES[store] = BlockCache()
+        return cache

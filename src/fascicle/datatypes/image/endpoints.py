@@ -1,0 +1,356 @@
+"""The endpoints of image instances: requests in, answers and changes out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import lz4.block
+import msgspec
+import numpy as np
+
+from fascicle.datatypes.base import Answer, Call, Change, Commit, Reply
+from fascicle.datatypes.image.block_cache import cache_of
+from fascicle.datatypes.image.block_reader import BATCH_BYTES, BLOCKS, BlockReader, Located
+from fascicle.datatypes.image.block_spool import BlockSpool, BodySpool
+from fascicle.datatypes.image.blocks import (
+    AS_JPEG,
+    JPEG,
+    BlockLayout,
+    Voxels,
+    block_jpeg,
+    block_key,
+    check_framing,
+    encode_block,
+    framed_payload,
+    lz4_literals,
+    record_header,
+)
+from fascicle.datatypes.image.oblique import oblique_image, parse_oblique
+from fascicle.datatypes.image.settings import (
+    extents_from,
+    grow_extents,
+    layout_of,
+    metadata,
+    set_extents,
+    voxel_size_from,
+)
+from fascicle.datatypes.slice_images import ImageFormat, encode_image, parse_format, rescale_average
+from fascicle.datatypes.voxel_requests import (
+    INT32_MAX,
+    PAYLOAD_LIMIT_BYTES,
+    SliceRequest,
+    Triple,
+    VolumeRequest,
+    check_alignment,
+    check_body,
+    check_payload,
+    checked,
+    parse_integer,
+    parse_request,
+    parse_triple,
+    parse_volume,
+)
+from fascicle.errors import BadRequest
+from fascicle.store.base import inline_value
+
+LZ4_ANSWER_BYTES = 256 << 20
+"""Larger volumes asked for as one LZ4 block are framed as literals instead of being compressed in memory."""
+SMALL_ANSWER_BYTES = 4 << 20
+
+
+def reader_of(call: Call) -> BlockReader:
+    """The blocks that a request sees."""
+    return BlockReader(call.view, layout_of(call.instance), cache_of(call.store))
+
+
+# -- metadata
+
+
+def get_metadata(call: Call) -> Answer:
+    document = msgspec.json.encode(metadata(call.instance, call.view)) + b"\n"
+    return Answer(document, "application/vnd.dvid-nd-data+json")
+
+
+def post_extents(call: Call) -> Commit:
+    low, high = extents_from(_document(call))
+    return Commit(lambda change: set_extents(change, low, high))
+
+
+def refuse_extents(call: Call) -> Reply:
+    raise BadRequest("extents endpoint only supports POST HTTP verb")
+
+
+def post_resolution(call: Call) -> Commit:
+    voxel_size = voxel_size_from(_document(call))
+    return Commit(lambda change: change.update_instance(VoxelSize=voxel_size))
+
+
+def refuse_resolution(call: Call) -> Reply:
+    raise BadRequest("resolution endpoint only supports POST HTTP verb")
+
+
+def _document(call: Call) -> object:
+    try:
+        return msgspec.json.decode(call.body)
+    except msgspec.DecodeError as error:
+        raise BadRequest(f"the body is not valid JSON: {error}") from None
+
+
+# -- raw, isotropic, arb
+
+
+def get_raw(call: Call) -> Answer:
+    return _get_voxels(call, isotropic=False)
+
+
+def get_isotropic(call: Call) -> Answer:
+    return _get_voxels(call, isotropic=True)
+
+
+def _get_voxels(call: Call, isotropic: bool) -> Answer:
+    request = parse_request(call.keyword, call.args)
+    check_payload(request, layout_of(call.instance).bytes_per_voxel)
+    _refuse_roi(call)
+    suffix = call.args[3] if len(call.args) > 3 else ""
+    reader = reader_of(call)
+    if isinstance(request, SliceRequest):
+        image_format = parse_format(suffix)
+        source = request.isotropic_source(call.instance.properties["VoxelSize"]) if isotropic else request
+        check_payload(source, reader.layout.bytes_per_voxel)
+        image = _slice(reader, source)
+        image = rescale_average(image, request.width, request.height)
+        return Answer(encode_image(image, image_format), image_format.content_type)
+    if suffix in ("jpg", "jpeg"):
+        return Answer(_volume_jpeg(reader, request), "image/jpeg")
+    if call.query.get("compression") == "lz4":
+        return Answer.binary(_lz4_volume(reader, request))
+    if request.voxels * reader.layout.bytes_per_voxel <= SMALL_ANSWER_BYTES:
+        return Answer.binary(_bytes_of(reader.box(request)))
+    return Answer.binary(_bytes_of(slab) for slab in reader.slabs(request))
+
+
+def _slice(reader: BlockReader, request: SliceRequest) -> Voxels:
+    """An image [row, column(, channel)]."""
+    box = reader.box(request.volume)
+    return box.reshape(request.height, request.width, *box.shape[3:])
+
+
+def _bytes_of(voxels: Voxels) -> memoryview:
+    return voxels.data.cast("B")
+
+
+def _volume_jpeg(reader: BlockReader, request: VolumeRequest) -> bytes:
+    """A box as one JPEG. Those of single blocks, which viewers ask for again and again, are kept."""
+    if request.size_xyz != reader.layout.size_xyz or not request.is_aligned(reader.layout.size_xyz):
+        return block_jpeg(reader.box(request))
+    handle = reader.handle(request.blocks(reader.layout.size_xyz)[0])
+    if handle is None:
+        return block_jpeg(reader.layout.background_array(request.shape_zyx))
+    found: bytes | None = reader.cache.get((handle, "jpeg"))
+    if found is None:
+        stored = memoryview(reader.view.load(handle))
+        found = bytes(stored[1:]) if stored[0] == JPEG else block_jpeg(reader.box(request))
+        if inline_value(handle) is None:
+            reader.cache.put((handle, "jpeg"), found, len(found))
+    return found
+
+
+def _lz4_volume(reader: BlockReader, request: VolumeRequest) -> bytes | Iterator[bytes | memoryview]:
+    """A box as one LZ4 block without its size."""
+    size_bytes = request.voxels * reader.layout.bytes_per_voxel
+    if size_bytes > LZ4_ANSWER_BYTES:
+        return itertools.chain([lz4_literals(size_bytes)], (_bytes_of(slab) for slab in reader.slabs(request)))
+    packed: bytes = lz4.block.compress(_bytes_of(reader.box(request)), store_size=False)
+    return packed
+
+
+def get_arb(call: Call) -> Answer:
+    request = parse_oblique(call.args)
+    image_format = parse_format(call.args[4]) if len(call.args) > 4 else ImageFormat()
+    reader = reader_of(call)
+    if reader.layout.dtype != np.uint8:
+        raise BadRequest(f"oblique slices need 8-bit voxels, {call.instance.name!r} is {call.instance.typename}")
+    image = oblique_image(reader, request, call.instance.properties["VoxelSize"])
+    return Answer(encode_image(image, image_format), image_format.content_type)
+
+
+def post_raw(call: Call) -> Commit:
+    """Replace the voxels of a block-aligned box."""
+    request = parse_request(call.keyword, call.args)
+    if isinstance(request, SliceRequest):
+        raise BadRequest("DVID does not permit 2d mutations, only 3d block-aligned stores")
+    if call.keyword == "isotropic":
+        raise BadRequest("can only POST 'raw' not 'isotropic' images")
+    layout = layout_of(call.instance)
+    check_payload(request, layout.bytes_per_voxel)
+    _refuse_roi(call)
+    check_alignment(request, layout.size_xyz)
+    spool = BodySpool(request.voxels * layout.bytes_per_voxel, call.store.path)
+    if call.query.get("compression") == "lz4":
+        spool.fill([_unpacked(b"".join(call.pieces()), spool.expected_bytes)])
+    else:
+        spool.fill(call.pieces())
+    check_body(request, layout.bytes_per_voxel, spool.received_bytes)
+    volume = spool.data().view(layout.dtype).reshape(layout.array_shape(request.shape_zyx))
+    blocks = encoded_blocks(volume, request, layout, call)
+
+    def apply(change: Change) -> None:
+        put_blocks(change, blocks)
+        grow_extents(change, request)
+
+    return Commit(apply)
+
+
+def encoded_blocks(volume: Voxels, request: VolumeRequest, layout: BlockLayout, call: Call) -> BlockSpool:
+    """The blocks of an aligned box, ready to be stored. `volume` is [z, y, x(, channel)]."""
+    blocks = BlockSpool(call.store.path)
+    bx, by, bz = layout.size_xyz
+    first, last = request.blocks(layout.size_xyz)
+    for z in range(last[2] - first[2] + 1):
+        for y in range(last[1] - first[1] + 1):
+            for x in range(last[0] - first[0] + 1):
+                part = volume[z * bz : (z + 1) * bz, y * by : (y + 1) * by, x * bx : (x + 1) * bx]
+                key = block_key((first[0] + x, first[1] + y, first[2] + z))
+                blocks.add(key, encode_block(np.ascontiguousarray(part), layout))
+    return blocks
+
+
+def put_blocks(change: Change, blocks: BlockSpool) -> None:
+    view = change.view
+    for key, value in blocks:
+        view.put(BLOCKS, key, value)
+
+
+def _unpacked(packed: bytes, size_bytes: int) -> bytes:
+    try:
+        found: bytes = lz4.block.decompress(packed, uncompressed_size=size_bytes)
+    except lz4.block.LZ4BlockError as error:
+        raise BadRequest(f"the body is not an LZ4 block of {size_bytes} bytes of voxels: {error}") from None
+    return found
+
+
+# -- blocks
+
+
+def get_blocks(call: Call) -> Answer:
+    """Consecutive blocks along x without headers; background where nothing is stored."""
+    layout = layout_of(call.instance)
+    start, span = _span(call, layout)
+    return Answer.binary(_span_voxels(reader_of(call), start, span))
+
+
+def _span_voxels(reader: BlockReader, start: Triple, span: int) -> Iterator[bytes | memoryview]:
+    if not span:
+        return
+    missing = _bytes_of(reader.layout.background_array(reader.layout.size_xyz[::-1]))
+    at = start[0]
+    for block, voxels in reader.decoded_row(start, start[0] + span - 1):
+        yield from itertools.repeat(missing, block[0] - at)
+        yield _bytes_of(voxels)
+        at = block[0] + 1
+    yield from itertools.repeat(missing, start[0] + span - at)
+
+
+def post_blocks(call: Call) -> Commit:
+    """Replace consecutive blocks along x; what follows the last one is ignored."""
+    layout = layout_of(call.instance)
+    (x, y, z), span = _span(call, layout)
+    spool = BodySpool(span * layout.block_bytes, call.store.path)
+    spool.fill(call.pieces())
+    if spool.received_bytes < spool.expected_bytes:
+        raise BadRequest(
+            f"block data ceased before all block data read: {spool.received_bytes} bytes of {spool.expected_bytes}"
+        )
+    volume = spool.data().view(layout.dtype).reshape(span, *layout.shape)
+    blocks = BlockSpool(call.store.path)
+    for i in range(span):
+        blocks.add(block_key((x + i, y, z)), encode_block(volume[i], layout))
+    return Commit(lambda change: put_blocks(change, blocks))
+
+
+def _span(call: Call, layout: BlockLayout) -> tuple[Triple, int]:
+    """First block and number of blocks of `blocks/<block coordinate>/<span>`."""
+    if len(call.args) < 2 or not all(call.args[:2]):
+        raise BadRequest('"blocks" must be followed by block-coord/span-x')
+    start, span = parse_triple(call.args[0], what="block coordinate"), parse_integer(call.args[1])
+    if span < 0 or start[0] + span - 1 > INT32_MAX:
+        raise BadRequest(f"a span of {span} blocks from {start} is not possible")
+    if span * layout.block_bytes > PAYLOAD_LIMIT_BYTES:
+        raise BadRequest(
+            f"Requested payload ({span * layout.block_bytes} bytes) exceeds this DVID server's set limit "
+            f"({PAYLOAD_LIMIT_BYTES})"
+        )
+    return start, span
+
+
+# -- framed streams
+
+
+def get_subvolblocks(call: Call) -> Answer:
+    if len(call.args) < 2 or not all(call.args[:2]):
+        raise BadRequest('"subvolblocks" must be followed by size/offset')
+    layout = layout_of(call.instance)
+    request = checked(parse_volume(call.args[0], call.args[1]))
+    check_payload(request, layout.bytes_per_voxel)
+    check_alignment(request, layout.size_xyz, "use labels via 'block' endpoint")
+    framing = _framing(call, layout)
+    reader = reader_of(call)
+    if request.size_xyz == layout.size_xyz:
+        return Answer.binary(b"".join(_records(reader, reader.located(*request.blocks(layout.size_xyz)), framing)))
+    return Answer.binary(_records(reader, reader.located(*request.blocks(layout.size_xyz)), framing))
+
+
+def get_specificblocks(call: Call) -> Answer:
+    framing = _framing(call, layout_of(call.instance))
+    text = call.query.get("blocks", "")
+    numbers = [parse_integer(part) for part in text.split(",")] if text else []
+    if len(numbers) % 3:
+        raise BadRequest(f"block query string should be three coordinates per block, not {len(numbers)} numbers")
+    reader = reader_of(call)
+    blocks = ((numbers[i], numbers[i + 1], numbers[i + 2]) for i in range(0, len(numbers), 3))
+    located = ((block, handle) for block in blocks if (handle := reader.handle(block)) is not None)
+    if call.query.get("prefetch") in ("on", "true"):
+        warm_bytes = 0
+        for _, handle in located:
+            warm_bytes += reader.voxels(handle).nbytes
+            if warm_bytes > reader.cache.limit_bytes // 2:
+                break
+        return Answer.binary(b"")
+    return Answer.binary(_records(reader, located, framing))
+
+
+def _framing(call: Call, layout: BlockLayout) -> str:
+    framing = check_framing(call.query.get("compression", ""))
+    x, y, z = layout.size_xyz
+    if framing == AS_JPEG and max(x, y * z) > 65535:
+        raise BadRequest(f"blocks of {layout.size_xyz} voxels are too large to be sent as JPEG")
+    return framing
+
+
+def _records(reader: BlockReader, blocks: Iterator[Located], framing: str) -> Iterator[bytes | memoryview]:
+    """Headers and payloads of stored blocks."""
+    per_batch = max(1, BATCH_BYTES // max(1, reader.layout.block_bytes))
+    while batch := list(itertools.islice(blocks, per_batch)):
+        for block, handle, stored in reader.stored(batch):
+            parts = _framed(reader, handle, stored, framing)
+            yield b"".join((record_header(block, sum(len(part) for part in parts)), *parts[:-1]))
+            yield parts[-1]
+
+
+def _framed(reader: BlockReader, handle: bytes, stored: memoryview, framing: str) -> list[bytes | memoryview]:
+    if framing != AS_JPEG or stored[0] == JPEG:
+        return framed_payload(stored, framing, reader.layout)
+    found: bytes | None = reader.cache.get((handle, "jpeg"))
+    if found is None:
+        found = b"".join(framed_payload(stored, framing, reader.layout))
+        if inline_value(handle) is None:
+            reader.cache.put((handle, "jpeg"), found, len(found))
+    return [found]
+
+
+def _refuse_roi(call: Call) -> None:
+    """Regions of interest are a datatype that this server does not have yet, so no name can be one."""
+    name = call.query.get("roi")
+    if name:
+        raise BadRequest(f"Can't get ROI with name {name!r}: invalid data instance name")
