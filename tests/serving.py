@@ -1,7 +1,7 @@
 """Real server processes for tests, and a small HTTP client that may send bodies with GET.
 
-`server` (session) is one server shared by all tests that need no server of their own; `launch` starts servers on folders of the
-test's choice. Nothing here knows of datatypes.
+`server` (session) is one server shared by all tests that need no server of their own; `launch` starts servers on
+folders of the test's choice. Nothing here knows of datatypes.
 """
 
 from __future__ import annotations
@@ -52,11 +52,13 @@ class Client:
         host, _, port = url.removeprefix("http://").partition(":")
         self.connection = http.client.HTTPConnection(host, int(port), timeout=timeout_s)
 
-    def request(self, method: str, path: str, body: bytes | str | Any = b"", headers: dict[str, str] | None = None) -> Reply:
+    def request(
+        self, method: str, path: str, body: bytes | str | Any = b"", headers: dict[str, str] | None = None
+    ) -> Reply:
         """Send `body` (bytes, text, or anything that JSON can say) and read the whole answer.
 
-        Raises OSError or http.client.HTTPException if there is none. A read is tried again once where the server had closed the
-        idle connection.
+        Raises OSError or http.client.HTTPException if there is none. A read is tried again once where the server had
+        closed the idle connection.
         """
         if isinstance(body, str):
             body = body.encode()
@@ -143,7 +145,7 @@ def _processes_of(session: int) -> list[_ProcessStat]:
 
 
 class MemoryWatch:
-    """Peak memory of a server's processes while the block runs: `peak_bytes`, and `peak_anonymous_bytes` without mapped files."""
+    """Peak memory of a server's processes inside of the block, all and without mapped files."""
 
     def __init__(self, server: RunningServer, interval_s: float = 0.01) -> None:
         self.peak_bytes = 0
@@ -157,7 +159,9 @@ class MemoryWatch:
         while True:
             processes = _processes_of(self._server.pid)
             self.peak_bytes = max(self.peak_bytes, sum(process.resident_bytes for process in processes))
-            self.peak_anonymous_bytes = max(self.peak_anonymous_bytes, sum(process.anonymous_bytes for process in processes))
+            self.peak_anonymous_bytes = max(
+                self.peak_anonymous_bytes, sum(process.anonymous_bytes for process in processes)
+            )
             if self._ended.wait(self._interval_s):
                 return
 
@@ -198,7 +202,15 @@ class RunningServer:
     def start(self) -> RunningServer:
         assert self.process is None, "the server is running"
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        words = [*command(), "serve", "--http", f"127.0.0.1:{self.port}", "--data", str(self.folder), "--allow-labelmap-split"]
+        words = [
+            *command(),
+            "serve",
+            "--http",
+            f"127.0.0.1:{self.port}",
+            "--data",
+            str(self.folder),
+            "--allow-labelmap-split",
+        ]
         began = time.monotonic()
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
@@ -226,7 +238,7 @@ class RunningServer:
         return Client(self.url, timeout_s)
 
     def stop(self) -> int:
-        """End the server politely; the exit status. One that does not end in time is killed and gives an AssertionError."""
+        """End the server politely; its exit status. AssertionError if it has to be killed."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         try:
@@ -300,7 +312,11 @@ def client(server: RunningServer) -> Iterator[Client]:
 
 def new_repo(client: Client, alias: str = "test") -> str:
     """A new repo; the UUID of its root."""
-    root: str = client.post(f"/api/repos?admintoken={TOKEN}", {"alias": alias, "description": "made by a test"}).expect().json()["root"]
+    root: str = (
+        client.post(f"/api/repos?admintoken={TOKEN}", {"alias": alias, "description": "made by a test"})
+        .expect()
+        .json()["root"]
+    )
     return root
 
 
