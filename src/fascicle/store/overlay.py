@@ -1,0 +1,106 @@
+"""A write transaction as pending changes over a snapshot; nothing reaches the engine before the change has succeeded.
+
+One class serves every engine: a change that fails is undone by forgetting its overlay, which costs nothing.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Sequence
+
+from fascicle.errors import BadRequest
+from fascicle.store.base import MAX_KEY_BYTES, ReadTransaction, ValueBatch, WriteTransaction
+
+INLINE_PREFIX = b"\0"
+
+
+class OverlayTransaction(WriteTransaction):
+    """Pending puts and deletes (None) over `base`. Handles of pending values contain the value, whatever its size."""
+
+    def __init__(self, base: ReadTransaction) -> None:
+        self.base = base
+        self.pending: dict[bytes, bytes | None] = {}
+        self._sorted: list[bytes] | None = None
+
+    @property
+    def number(self) -> int:
+        """The number this transaction will have once it is committed."""
+        return self.base.number
+
+    def get(self, key: bytes) -> bytes | None:
+        if key in self.pending:
+            return self.pending[key]
+        return self.base.get(key)
+
+    def handle(self, key: bytes) -> bytes | None:
+        if key in self.pending:
+            value = self.pending[key]
+            return None if value is None else INLINE_PREFIX + value
+        return self.base.handle(key)
+
+    def load(self, handle: bytes) -> bytes:
+        return self.base.load(handle)
+
+    def load_many(self, handles: Sequence[bytes]) -> ValueBatch:
+        return self.base.load_many(handles)
+
+    def put(self, key: bytes, value: bytes | bytearray | memoryview) -> None:
+        if not 0 < len(key) <= MAX_KEY_BYTES:
+            raise BadRequest(f"a key of {len(key)} bytes cannot be stored: 1 to {MAX_KEY_BYTES} bytes are possible")
+        if self._sorted is not None and key not in self.pending:
+            insort(self._sorted, key)
+        self.pending[key] = value if type(value) is bytes else bytes(value)
+
+    def delete(self, key: bytes) -> bool:
+        if key in self.pending:
+            there = self.pending[key] is not None
+        else:
+            there = self.base.handle(key) is not None
+            if there and self._sorted is not None:
+                insort(self._sorted, key)
+        if there:
+            self.pending[key] = None
+        return there
+
+    def scan_handles(self, start: bytes, stop: bytes, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        below = self.base.scan_handles(start, stop, reverse)
+        keys = self._pending_keys(start, stop, reverse)
+        return self._merge(below, keys, reverse) if keys else below
+
+    def scan_keys(self, start: bytes, stop: bytes, reverse: bool = False) -> Iterator[bytes]:
+        keys = self._pending_keys(start, stop, reverse)
+        if not keys:
+            return self.base.scan_keys(start, stop, reverse)
+        return (key for key, _ in self.scan_handles(start, stop, reverse))
+
+    def last(self, start: bytes, stop: bytes) -> tuple[bytes, bytes] | None:
+        if not self.pending:
+            return self.base.last(start, stop)
+        return next(self.scan_handles(start, stop, reverse=True), None)
+
+    def _pending_keys(self, start: bytes, stop: bytes, reverse: bool) -> list[bytes]:
+        if not self.pending:
+            return []
+        if self._sorted is None:
+            self._sorted = sorted(self.pending)
+        keys = self._sorted[bisect_left(self._sorted, start) : bisect_left(self._sorted, stop)]
+        if reverse:
+            keys.reverse()
+        return keys
+
+    def _merge(
+        self, below: Iterator[tuple[bytes, bytes]], keys: list[bytes], reverse: bool
+    ) -> Iterator[tuple[bytes, bytes]]:
+        entry = next(below, None)
+        for key in keys:
+            while entry is not None and (entry[0] > key if reverse else entry[0] < key):
+                yield entry
+                entry = next(below, None)
+            if entry is not None and entry[0] == key:
+                entry = next(below, None)
+            value = self.pending.get(key)
+            if value is not None:
+                yield key, INLINE_PREFIX + value
+        if entry is not None:
+            yield entry
+            yield from below
