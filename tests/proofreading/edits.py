@@ -1,6 +1,6 @@
 """Random edits of a labelmap: the request, and what it does to the model.
 
-What the server chooses (ids, mutation numbers) is an edit's outcome: a dictionary as the endpoints answer it. The record
+What the server chooses (ids, mutation numbers) is the outcome: a dictionary as the endpoints answer it. The record
 in `/mutations` holds it as well, so that the effect of an edit whose answer was lost can be told.
 """
 

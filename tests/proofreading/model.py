@@ -237,7 +237,7 @@ class State:
         )
 
     def _repainted(self, points: Points, ids: dict[int, tuple[int, int]]) -> dict[Block, Volume]:
-        """Blocks that hold a supervoxel of `ids`, whose voxels under `points` get its first new id, others the second."""
+        """Blocks that hold a supervoxel of `ids`: under `points` it gets its first new id, elsewhere its second."""
         inside: dict[Block, list[npt.NDArray[np.int64]]] = {}
         size_zyx = np.array(self.block_size[::-1])
         codes = points // size_zyx

@@ -169,9 +169,9 @@ class Sequence:
             )
 
 
-def perform(client: Client, edit: Edit) -> dict[str, Any]:
-    """Send an edit, which must be answered as it says; its outcome."""
-    instance = f"/api/node/{edit.uuid}/seg"
+def perform(client: Client, edit: Edit, name: str = "seg") -> dict[str, Any]:
+    """Send an edit of the instance `name`, which must be answered as it says; its outcome."""
+    instance = f"/api/node/{edit.uuid}/{name}"
     reply = client.post(instance + edit.path, edit.body)
     assert reply.status == edit.status, f"answered {reply.status}: {reply.body[:500]!r}"
     if edit.status != 200 or not edit.recorded:
