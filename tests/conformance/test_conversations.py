@@ -1,7 +1,7 @@
 """Conversations recorded from the reference server, replayed against ours.
 
-Every area must be equal to 99 % at least, and `docs/design/020-differences.md` must name each exchange that is not, with
-the reason. Conversations that create data of a type we do not have are left out.
+Every area must be equal to 99 % at least, and `docs/design/020-differences.md` must name each exchange that is not,
+with the reason. Conversations that create data of a type we do not have are left out.
 """
 
 from __future__ import annotations

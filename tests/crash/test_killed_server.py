@@ -2,7 +2,8 @@
 
 Each round starts the server on the store that the rounds before left, checks everything against the model, edits with
 several clients at once, and kills. An edit that was not answered may have happened or not, but wholly: its record in
-`/mutations` says which, for block writes the voxels do. FASCICLE_CRASH_ROUNDS says how many rounds (default 30), FASCICLE_SEED seeds them.
+`/mutations` says which, for block writes the voxels do. FASCICLE_CRASH_ROUNDS says how many rounds (default 30),
+FASCICLE_SEED seeds them.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from typing import Any
 import pytest
 
 from proofreading import queries
-from proofreading.edits import Edit, random_edit
+from proofreading.edits import Edit, perform, random_edit
 from proofreading.model import World, empty_world
-from proofreading.test_random_proofreading import difference, perform
+from proofreading.queries import difference
 from serving import Client, RunningServer, new_instance, new_repo
 
 ROUNDS = int(os.environ.get("FASCICLE_CRASH_ROUNDS", "30"))

@@ -19,6 +19,7 @@ from proofreading import wire
 from proofreading.model import State, World, box_of
 from proofreading.queries import joined
 from proofreading.wire import Block, Points, Volume
+from serving import Client
 
 Outcome = dict[str, Any]
 
@@ -44,6 +45,20 @@ class Edit:
     def __str__(self) -> str:
         shown = self.body[:200].decode() if self.body[:1] == b"[" else f"<{len(self.body)} bytes>"
         return f"{self.name} at {self.uuid[:6]}: POST {self.path} {shown} -> {self.status}"
+
+
+def perform(client: Client, edit: Edit, name: str = "seg") -> dict[str, Any]:
+    """Send an edit of the instance `name`, which must be answered as it says; its outcome."""
+    instance = f"/api/node/{edit.uuid}/{name}"
+    reply = client.post(instance + edit.path, edit.body)
+    assert reply.status == edit.status, f"answered {reply.status}: {reply.body[:500]!r}"
+    if edit.status != 200 or not edit.recorded:
+        return {}
+    outcome: dict[str, Any] = reply.json() if reply.body else {}
+    if edit.needs_record:
+        records = client.get(f"{instance}/mutations").expect().json()
+        outcome = next(record for record in records if record["MutationID"] == outcome["MutationID"])
+    return outcome
 
 
 def refused(edit: Edit, name: str) -> Edit:

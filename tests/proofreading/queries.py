@@ -46,6 +46,16 @@ class Query:
         return f"{self.method} {self.path}" + (f" {self.body[:300].decode(errors='replace')}" if self.body else "")
 
 
+def difference(question: Query, state: State, expected: Any, answer: Any) -> str:
+    """What a person needs to see of a wrong answer."""
+
+    def shown(value: Any) -> str:
+        text = repr(value)
+        return text if len(text) < 1500 else text[:1500] + f"... ({len(text)} characters)"
+
+    return f"at {state.uuid[:6]}: {question}\n  expected {shown(expected)}\n  answered {shown(answer)}"
+
+
 # -- drawing -----------------------------------------------------------------------------------------------------
 
 

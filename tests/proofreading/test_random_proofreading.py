@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from proofreading import queries
-from proofreading.edits import Edit, random_edit
+from proofreading.edits import perform, random_edit
 from proofreading.model import State, World, empty_world
-from proofreading.queries import Query
+from proofreading.queries import Query, difference
 from proofreading.wire import Block
-from serving import Client, RunningServer, new_instance, new_repo
+from serving import RunningServer, new_instance, new_repo
 
 FIRST_SEED = int(os.environ.get("FASCICLE_SEED", "1"))
 SEQUENCES = int(os.environ.get("FASCICLE_SEQUENCES", "60"))
@@ -167,30 +167,6 @@ class Sequence:
                 f"asked while operations {first} to {last} of {len(self.history) - 1} happened, the answer is none of "
                 f"{len(moments)} states; " + difference(question, states[-1], question.expect(states[-1]), answer)
             )
-
-
-def perform(client: Client, edit: Edit, name: str = "seg") -> dict[str, Any]:
-    """Send an edit of the instance `name`, which must be answered as it says; its outcome."""
-    instance = f"/api/node/{edit.uuid}/{name}"
-    reply = client.post(instance + edit.path, edit.body)
-    assert reply.status == edit.status, f"answered {reply.status}: {reply.body[:500]!r}"
-    if edit.status != 200 or not edit.recorded:
-        return {}
-    outcome: dict[str, Any] = reply.json() if reply.body else {}
-    if edit.needs_record:
-        records = client.get(f"{instance}/mutations").expect().json()
-        outcome = next(record for record in records if record["MutationID"] == outcome["MutationID"])
-    return outcome
-
-
-def difference(question: Query, state: State, expected: Any, answer: Any) -> str:
-    """What a person needs to see of a wrong answer."""
-
-    def shown(value: Any) -> str:
-        text = repr(value)
-        return text if len(text) < 1500 else text[:1500] + f"... ({len(text)} characters)"
-
-    return f"at {state.uuid[:6]}: {question}\n  expected {shown(expected)}\n  answered {shown(answer)}"
 
 
 @pytest.mark.slow
