@@ -23,12 +23,13 @@ from typing import Any
 
 import lz4.block
 import numpy as np
-from isal import igzip, isal_zlib
+from isal import igzip, igzip_lib, isal_zlib
 from numpy.typing import NDArray
 
 from fascicle.datatypes.slice_images import DEFAULT_QUALITY, decode_jpeg, encode_jpeg
 from fascicle.datatypes.voxel_requests import Triple
 from fascicle.errors import BadRequest, CorruptionError
+from fascicle.versions import keys
 
 Voxels = NDArray[Any]
 
@@ -54,8 +55,8 @@ def block_of_key(key: bytes) -> Triple:
 
 
 def after_block_key(block_xyz: Sequence[int]) -> bytes:
-    """The end (exclusive) of a range of keys whose last block is this one."""
-    return block_key(block_xyz) + b"\x00"
+    """The end (exclusive) of a range of keys whose last block is this one, at whatever version."""
+    return keys.after(block_key(block_xyz))
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def decode_block(stored: bytes | memoryview, layout: BlockLayout) -> Voxels:
             return layout.array(isal_zlib.decompress(payload, wbits=31))
         if coding == JPEG:
             return decode_jpeg(payload).reshape(layout.shape)
-    except (ValueError, OSError, EOFError, lz4.block.LZ4BlockError, isal_zlib.error) as error:
+    except (ValueError, OSError, EOFError, lz4.block.LZ4BlockError, igzip_lib.error) as error:
         raise CorruptionError(f"a stored image block cannot be decoded: {error}") from None
     raise CorruptionError(f"a stored image block has the unknown coding {coding}")
 
