@@ -1,0 +1,301 @@
+"""Where label blocks lie in the store, and how they are found at a version.
+
+    class 20: scale u8, z u32, y u32, x u32 (block coordinates, big-endian, biased by 2^31) | version -> stored block
+    class 21: (nothing)                                                                     | version -> extents
+    class 22: (nothing), not versioned                             -> count of voxel writes u64, for caches
+
+Keys sort like (scale, z, y, x), so a row of blocks along x is one range. A stored block is the split form of
+`formats.label_block`: its label table and voxel counts can be read without inflating anything.
+
+Blocks are never deleted, only overwritten. Inside of this package a block is named by its code (`formats.block_code`),
+which sorts the same way.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fascicle.formats.block_code import LIMIT, block_codes, block_xyz
+from fascicle.store.base import Store, ValueBatch, WriteTransaction
+from fascicle.versions import keys
+from fascicle.versions.resolution import ENVELOPE_BYTES, VersionedView
+
+U64 = NDArray[np.uint64]
+I64 = NDArray[np.int64]
+Triple = tuple[int, int, int]
+
+BLOCKS = 20
+EXTENTS = 21
+VOXEL_WRITES = 22
+
+BATCH_BLOCKS = 128
+"""Blocks that are loaded and worked on together; bounds the memory of a streamed answer."""
+
+_KEY = struct.Struct(">BIII")
+_FULL_KEY = struct.Struct(">IBBIII")
+_EXTENTS = struct.Struct("<6i")
+_BIAS = 1 << 31
+_CODE_BIAS = 1 << 20
+_FIELD = (1 << 21) - 1
+_BASE_BYTES = keys.PREFIX_BYTES + _KEY.size
+_KEY_BYTES = _BASE_BYTES + keys.VERSION_BYTES
+_GAP = 8
+"""Blocks of a row further apart than this are looked up separately instead of scanning what lies between."""
+
+
+# -- keys
+
+
+def block_key(scale: int, x: int, y: int, z: int) -> bytes:
+    """The type key of a block."""
+    return _KEY.pack(scale, z + _BIAS, y + _BIAS, x + _BIAS)
+
+
+def key_of_code(scale: int, code: int) -> bytes:
+    """The type key of a block given by its code."""
+    shift = _BIAS - _CODE_BIAS
+    return _KEY.pack(scale, (code >> 42) + shift, (code >> 21 & _FIELD) + shift, (code & _FIELD) + shift)
+
+
+def _row_key(instance_id: int, scale: int, z: int, y: int, x: int) -> bytes:
+    return _FULL_KEY.pack(instance_id, BLOCKS, scale, z + _BIAS, y + _BIAS, x + _BIAS)
+
+
+def _codes_and_versions(found: Sequence[bytes]) -> tuple[U64, NDArray[np.uint32]]:
+    """Codes and versions of full keys."""
+    rows = np.frombuffer(b"".join(found), np.uint8).reshape(len(found), _KEY_BYTES)
+    numbers = np.ascontiguousarray(rows[:, keys.PREFIX_BYTES + 1 :]).view(">u4").astype(np.uint64)
+    numbers[:, :3] -= np.uint64(_BIAS - _CODE_BIAS)
+    codes = (numbers[:, 0] << np.uint64(42)) | (numbers[:, 1] << np.uint64(21)) | numbers[:, 2]
+    return codes, numbers[:, 3].astype(np.uint32)
+
+
+def _seen(view: VersionedView, found: list[bytes], handles: list[bytes]) -> tuple[U64, list[bytes]]:
+    """(codes, handles) of the entries that count at the view's version, from all entries in key order."""
+    if not found:
+        return np.empty(0, np.uint64), []
+    codes, versions = _codes_and_versions(found)
+    ancestry = view.ancestry
+    first = int(versions[0])
+    last_of_block = np.empty(len(codes), np.bool_)
+    last_of_block[-1] = True
+    np.not_equal(codes[1:], codes[:-1], out=last_of_block[:-1])
+    if ancestry.linear:
+        if last_of_block.all() and (versions == first).all():
+            return (codes, handles) if ancestry.contains(first) else (codes[:0], [])
+        present, inverse = np.unique(versions, return_inverse=True)
+        inside = np.array([ancestry.contains(int(version)) for version in present.tolist()], np.bool_)[inverse]
+        if not inside.all():
+            places = np.flatnonzero(inside)
+            codes = codes[places]
+            last_of_block = np.append(codes[1:] != codes[:-1], True) if len(codes) else np.empty(0, np.bool_)
+            chosen = places[last_of_block]
+            return codes[last_of_block], [handles[i] for i in chosen.tolist()]
+        chosen = np.flatnonzero(last_of_block)
+        return codes[chosen], [handles[i] for i in chosen.tolist()]
+    ends = (np.flatnonzero(last_of_block) + 1).tolist()
+    kept, begin = [], 0
+    for end in ends:
+        entries = {int(versions[i]): i for i in range(begin, end)}
+        version = ancestry.resolve([(number, False) for number in entries])
+        if version is not None:
+            kept.append(entries[version])
+        begin = end
+    return codes[kept], [handles[i] for i in kept]
+
+
+# -- finding
+
+
+def scan_box(
+    view: VersionedView, scale: int, low_xyz: Triple, high_xyz: Triple, batch: int = BATCH_BLOCKS
+) -> Iterator[tuple[U64, list[bytes]]]:
+    """(codes u64[n] ascending, handles) of the blocks stored in a box of block coordinates, ends included.
+
+    Pieces end with a row and have about `batch` blocks. Space without blocks costs nothing, however large the box.
+    """
+    x0, y0, z0 = (max(v, -LIMIT) for v in low_xyz)
+    x1, y1, z1 = (min(v, LIMIT) for v in high_xyz)
+    if x0 > x1 or y0 > y1 or z0 > z1 or not 0 <= scale <= 255:
+        return
+    instance_id, scan = view.instance_id, view.txn.scan_handles
+    stop = _row_key(instance_id, scale, z1, y1, x1 + 1)
+    found: list[bytes] = []
+    handles: list[bytes] = []
+    z, y, exhausted = z0, y0, False
+    while not exhausted:
+        row_stop = _row_key(instance_id, scale, z, y, x1 + 1)
+        exhausted = True
+        for key, handle in scan(_row_key(instance_id, scale, z, y, x0), stop):
+            if key < row_stop:
+                found.append(key)
+                handles.append(handle)
+                continue
+            if len(found) >= batch:
+                yield _seen(view, found, handles)
+                found, handles = [], []
+            kz, ky, kx = (v - _BIAS for v in _KEY.unpack_from(key, keys.PREFIX_BYTES)[1:])
+            if y0 <= ky <= y1 and x0 <= kx <= x1:
+                row_stop = _row_key(instance_id, scale, kz, ky, x1 + 1)
+                found.append(key)
+                handles.append(handle)
+                continue
+            if ky < y0:
+                z, y = kz, y0
+            elif ky > y1:
+                z, y = kz + 1, y0
+            else:
+                z, y = kz, ky + (kx > x1)
+                if y > y1:
+                    z, y = kz + 1, y0
+            exhausted = z > z1
+            break
+    if found:
+        yield _seen(view, found, handles)
+
+
+def find_blocks(view: VersionedView, scale: int, codes: U64) -> tuple[I64, list[bytes]]:
+    """(places i64[k] in `codes`, handles) of the blocks that are stored; `codes` ascending and unique."""
+    if len(codes) == 0 or not 0 <= scale <= 255:
+        return np.empty(0, np.int64), []
+    prefix, scan = keys.prefix(view.instance_id, BLOCKS), view.txn.scan_handles
+    starts = np.flatnonzero(np.diff(codes) > np.uint64(_GAP)) + 1
+    begins = codes[np.append(0, starts)].tolist()
+    ends = codes[np.append(starts - 1, len(codes) - 1)].tolist()
+    found: list[bytes] = []
+    handles: list[bytes] = []
+    for begin, end in zip(begins, ends, strict=True):
+        first = prefix + key_of_code(scale, begin)
+        last = first if end == begin else prefix + key_of_code(scale, end)
+        for key, handle in scan(first, last + b"\xff\xff\xff\xff\xff"):
+            found.append(key)
+            handles.append(handle)
+    present, kept = _seen(view, found, handles)
+    places = np.searchsorted(codes, present)
+    wanted = codes[np.minimum(places, len(codes) - 1)] == present
+    if wanted.all():
+        return places, kept
+    chosen = np.flatnonzero(wanted)
+    return places[chosen], [kept[i] for i in chosen.tolist()]
+
+
+def load_blocks(view: VersionedView, handles: Sequence[bytes]) -> ValueBatch:
+    """The stored blocks that handles name, side by side, without their envelopes."""
+    batch = view.txn.load_many(handles)
+    return ValueBatch(batch.buffer, batch.offsets + ENVELOPE_BYTES, batch.lengths - ENVELOPE_BYTES)
+
+
+def coarser(codes: U64, scale: int) -> U64:
+    """The blocks `scale` levels up that contain scale-0 blocks; unique, ascending."""
+    if scale == 0 or len(codes) == 0:
+        return np.unique(codes)
+    return np.unique(block_codes(block_xyz(codes) >> scale))
+
+
+# -- extents and the count of writes
+
+
+def read_extents(view: VersionedView) -> tuple[Triple, Triple] | None:
+    """The least and the greatest voxel x, y, z (inclusive) that a version has had written, or None."""
+    stored = view.get(EXTENTS, b"")
+    if stored is None:
+        return None
+    x0, y0, z0, x1, y1, z1 = _EXTENTS.unpack(stored)
+    return (x0, y0, z0), (x1, y1, z1)
+
+
+def write_extents(view: VersionedView, low_xyz: Triple, high_xyz: Triple) -> None:
+    """Set the extents of the view's version."""
+    view.put(EXTENTS, b"", _EXTENTS.pack(*low_xyz, *high_xyz))
+
+
+def grow_extents(view: VersionedView, low_xyz: Sequence[int], high_xyz: Sequence[int]) -> None:
+    """Make the extents of the view's version contain a box of voxels x, y, z, ends inclusive."""
+    known = read_extents(view)
+    if known is not None:
+        low_xyz = [min(a, b) for a, b in zip(low_xyz, known[0], strict=True)]
+        high_xyz = [max(a, b) for a, b in zip(high_xyz, known[1], strict=True)]
+        if (*low_xyz, *high_xyz) == (*known[0], *known[1]):
+            return
+    x0, y0, z0 = low_xyz
+    x1, y1, z1 = high_xyz
+    write_extents(view, (x0, y0, z0), (x1, y1, z1))
+
+
+def voxel_writes(view: VersionedView) -> bytes:
+    """A mark that changes whenever any block of the instance is written, at any version."""
+    return view.txn.get(keys.prefix(view.instance_id, VOXEL_WRITES)) or b""
+
+
+def mark_voxel_write(txn: WriteTransaction, instance_id: int) -> None:
+    """To be called in every transaction that writes blocks."""
+    key = keys.prefix(instance_id, VOXEL_WRITES)
+    count = int.from_bytes(txn.get(key) or b"", "little") + 1
+    txn.put(key, count.to_bytes(8, "little"))
+
+
+# -- one writer at a time
+
+
+class VoxelLock:
+    """Held from the planning of a voxel write to its commit; excludes other threads and other processes.
+
+    It may be released by another thread than the one that acquired it. Plans are checked again in the transaction, so
+    it saves work rather than keeping data right.
+    """
+
+    def __init__(self, thread_lock: threading.Lock, path: Path | None) -> None:
+        self._lock = thread_lock
+        self._path = path
+        self._file: int | None = None
+        self._held = False
+
+    def __enter__(self) -> VoxelLock:
+        self._lock.acquire()
+        self._held = True
+        if self._path is not None:
+            try:
+                self._path.parent.mkdir(exist_ok=True)
+                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                fcntl.flock(self._file, fcntl.LOCK_EX)
+            except OSError:
+                self.release()
+                raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Let the next writer in. May be called more than once."""
+        if not self._held:
+            return
+        self._held = False
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+        self._lock.release()
+
+    def __del__(self) -> None:
+        self.release()
+
+
+_locks: dict[tuple[str, int], threading.Lock] = {}
+_locks_guard = threading.Lock()
+
+
+def voxel_lock(store: Store, instance_id: int) -> VoxelLock:
+    """The lock of an instance's voxels, not yet acquired."""
+    place = f"memory {id(store)}" if store.path is None else str(store.path)
+    with _locks_guard:
+        lock = _locks.setdefault((place, instance_id), threading.Lock())
+    path = None if store.path is None else store.path / "locks" / f"voxels-{instance_id}"
+    return VoxelLock(lock, path)
