@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fascicle.datatypes.labelmap import bodies, mapping
+from fascicle.datatypes.labelmap import bodies, index_rows, mapping
 from fascicle.datatypes.labelmap.bodies import Rows, Stamp
 from fascicle.errors import NotFound
 from fascicle.store import Store, open_store
@@ -65,7 +65,7 @@ class World:
                 record = bodies.read_body(view, body)
                 assert record is not None
                 assert record.voxels == sum(rows.values())
-                assert len(record.runs) <= bodies.MOST_RUNS
+                assert len(record.runs) <= index_rows.MOST_RUNS
                 found = bodies.read_rows(view, record)
                 triples = zip(found.sv.tolist(), found.block.tolist(), found.count.tolist(), strict=True)
                 assert list(triples) == [(*pair, rows[pair]) for pair in sorted(rows)]
@@ -219,7 +219,7 @@ def test_many_cleaves_of_a_large_body_keep_its_record_small() -> None:
         body = bodies.existing_body(view, 1)
         assert body.voxels == 3 * count
         assert np.array_equal(bodies.read_rows(view, body).sv, sv)
-        assert len(body.runs) <= bodies.MOST_RUNS
+        assert len(body.runs) <= index_rows.MOST_RUNS
 
 
 def test_a_body_that_is_not_there_is_not_found() -> None:
