@@ -54,7 +54,7 @@ def test_volumes_and_slices(tiny: Images) -> None:
     assert tiny.get("raw/0_1_2/2_1_1/3_1_1").hex() == "0f00"
     assert picture(tiny.get("raw/xz/4_2/0_1_0")).tolist() == [[4, 5, 6, 7], [12, 13, 14, 15]]
     assert picture(tiny.get("raw/yz/2_2/3_0_0")).tolist() == [[3, 7], [11, 15]]
-    assert tiny.get("blocks/0_0_0/3").hex() == "0001040508090c0d" "020306070a0b0e0f" + "00" * 8
+    assert tiny.get("blocks/0_0_0/3").hex() == "0001040508090c0d020306070a0b0e0f" + "00" * 8
 
 
 def test_extents(tiny: Images) -> None:

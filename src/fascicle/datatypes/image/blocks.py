@@ -141,7 +141,7 @@ def decode_block(stored: bytes | memoryview, layout: BlockLayout) -> Voxels:
             return layout.array(isal_zlib.decompress(payload, wbits=31))
         if coding == JPEG:
             return decode_jpeg(payload).reshape(layout.shape)
-    except (ValueError, OSError, EOFError, lz4.block.LZ4BlockError, igzip_lib.error) as error:
+    except (ValueError, OSError, EOFError, lz4.block.LZ4BlockError, igzip_lib.error) as error:  # type: ignore[misc]
         raise CorruptionError(f"a stored image block cannot be decoded: {error}") from None
     raise CorruptionError(f"a stored image block has the unknown coding {coding}")
 

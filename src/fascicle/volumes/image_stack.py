@@ -1,0 +1,70 @@
+"""A volume as one image file per z-plane: PNG, TIFF, JPEG, BMP; gray, 8 to 32 bits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fascicle.volumes.base import Array, VolumeError, VolumeSource, Zyx, need
+
+SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
+
+
+def natural_order(path: Path) -> list[tuple[int, int | str]]:
+    """A sort key under which `slice10` comes after `slice9`."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", path.name) if part]
+
+
+class ImageStack(VolumeSource):
+    """Image files in natural order of their names, the first one at z = 0. All must have one size and one depth."""
+
+    def __init__(self, paths: Sequence[Path], name: str = "") -> None:
+        if not paths:
+            raise VolumeError("an image stack needs at least one file")
+        self.paths = sorted(paths, key=natural_order)
+        self.name = name or f"{self.paths[0]} and {len(self.paths) - 1} more"
+        first = _read_image(self.paths[0])
+        self.dtype = first.dtype
+        self.shape_zyx = (len(self.paths), *first.shape)
+        self.chunk_zyx = (1, *first.shape)
+
+    def read(self, start_zyx: Zyx, stop_zyx: Zyx) -> Array:
+        z0, y0, x0 = start_zyx
+        z1, y1, x1 = stop_zyx
+        out = np.empty((z1 - z0, y1 - y0, x1 - x0), self.dtype)
+        for z in range(z0, z1):
+            plane = _read_image(self.paths[z])
+            if plane.shape != self.shape_zyx[1:] or plane.dtype != self.dtype:
+                (h, w), (_, height, width) = plane.shape, self.shape_zyx
+                raise VolumeError(
+                    f"{self.paths[z]} is {w} x {h} {plane.dtype.name}, "
+                    f"but {self.paths[0].name} is {width} x {height} {self.dtype.name}"
+                )
+            out[z - z0] = plane[y0:y1, x0:x1]
+        return out
+
+
+def _read_image(path: Path) -> Array:
+    """The gray levels [y, x] of an image file."""
+    if path.suffix.lower() in (".tif", ".tiff"):
+        tifffile = need("tifffile", "tifffile", "TIFF files")
+        try:
+            image: Array = tifffile.imread(path)
+        except (OSError, ValueError) as error:
+            raise VolumeError(f"{path} cannot be read: {error}") from None
+    else:
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            with Image.open(path) as picture:
+                if picture.mode not in ("L", "I", "I;16", "I;16B", "F", "1", "P"):
+                    raise VolumeError(f"{path} is in colour ({picture.mode}); only gray images can be ingested")
+                image = np.asarray(picture.convert("L") if picture.mode in ("1", "P") else picture)
+        except (OSError, UnidentifiedImageError) as error:
+            raise VolumeError(f"{path} cannot be read: {error}") from None
+    if image.ndim != 2:
+        raise VolumeError(f"{path} has {image.ndim} dimensions; one gray image per file is needed")
+    return np.ascontiguousarray(image, image.dtype.newbyteorder("="))

@@ -1,0 +1,72 @@
+"""From what a person names to a volume source."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+from fascicle.volumes.array_files import CrackleVolume, Hdf5Volume, NpyVolume, TiffVolume
+from fascicle.volumes.base import VolumeError, VolumeSource
+from fascicle.volumes.image_stack import SUFFIXES, ImageStack
+from fascicle.volumes.precomputed import PrecomputedVolume
+
+
+def open_volume(source: str | Sequence[str], dataset: str | None = None, scale: int = 0) -> VolumeSource:
+    """Open a volume. Raises VolumeError if it is none of these:
+
+    * image files: several names, a pattern (`stack/*.png`), or a folder of images;
+    * `volume.h5` or `volume.h5.gz`; `dataset` names the 3-D dataset if there are several;
+    * `volume.npy`, `volume.npy.ckl.gz` (crackle), a TIFF with several pages;
+    * a precomputed volume: a folder with an `info`, `file://...`, `http://...`, `https://...`, with or without
+      `precomputed://` before it; `scale` is the index of its scale.
+
+    Example: `with open_volume("stack/*.png") as volume: volume.read((0, 0, 0), (10, 100, 100))`
+    """
+    names = [source] if isinstance(source, str) else list(source)
+    if len(names) > 1:
+        return ImageStack([_existing(name) for name in names])
+    name = names[0] if names else ""
+    address = name.removeprefix("precomputed://")
+    if address != name or name.startswith(("http://", "https://", "file://")):
+        return PrecomputedVolume(address, scale)
+    if not Path(name).exists() and glob.has_magic(name):
+        paths = [Path(found) for found in glob.glob(name)]
+        if not paths:
+            raise VolumeError(f"no file matches {name}")
+        return ImageStack(paths, name) if len(paths) > 1 else _open_file(paths[0], dataset)
+    path = _existing(name)
+    if path.is_dir():
+        return _open_folder(path, scale)
+    return _open_file(path, dataset)
+
+
+def _open_folder(path: Path, scale: int) -> VolumeSource:
+    if (path / "info").is_file() or (path / "info.gz").is_file():
+        return PrecomputedVolume(str(path), scale)
+    images = [found for found in path.iterdir() if found.suffix.lower() in SUFFIXES]
+    if not images:
+        raise VolumeError(f"the folder {path} has neither images nor a precomputed volume")
+    return ImageStack(images, str(path))
+
+
+def _open_file(path: Path, dataset: str | None) -> VolumeSource:
+    name = path.name.lower()
+    if name.endswith((".h5", ".hdf5", ".hdf", ".h5.gz", ".hdf5.gz")):
+        return Hdf5Volume(path, dataset)
+    if name.endswith((".ckl", ".ckl.gz")):
+        return CrackleVolume(path)
+    if name.endswith(".npy"):
+        return NpyVolume(path)
+    if name.endswith((".tif", ".tiff")):
+        return TiffVolume(path)
+    if name.endswith(SUFFIXES):
+        return ImageStack([path])
+    raise VolumeError(f"{path} is of no known kind: images, .h5, .npy, .npy.ckl.gz, .tif or a precomputed folder")
+
+
+def _existing(name: str) -> Path:
+    path = Path(name)
+    if not path.exists():
+        raise VolumeError(f"{name} does not exist")
+    return path
