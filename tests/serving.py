@@ -181,6 +181,7 @@ class RunningServer:
     folder: Path
     options: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
+    program: list[str] = field(default_factory=command)
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
     start_s: float = 0.0
@@ -203,7 +204,7 @@ class RunningServer:
         assert self.process is None, "the server is running"
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         words = [
-            *command(),
+            *self.program,
             "serve",
             "--http",
             f"127.0.0.1:{self.port}",

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from serving import RunningServer, new_instance, new_repo
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "CONTRIBUTING.md"
