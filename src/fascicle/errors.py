@@ -9,6 +9,8 @@ class FascicleError(Exception):
     """Base of all expected errors."""
 
     status = 400
+    names_path = True
+    """Whether the text of an answer ends in the path of the request."""
 
     @property
     def message(self) -> str:
@@ -19,10 +21,17 @@ class BadRequest(FascicleError):
     """The request makes no sense, names something unknown or is not allowed in this state."""
 
 
+class BadCall(BadRequest):
+    """A path or method that no datatype answers; the text says where help is."""
+
+    names_path = False
+
+
 class NotFound(FascicleError):
     """A key, body, index or record is not there (unknown UUIDs and instances are `BadRequest`)."""
 
     status = 404
+    names_path = False
 
 
 class NoContent(FascicleError):

@@ -221,6 +221,8 @@ class Datatype(ABC):
     summary: ClassVar[str] = ""
     routes: ClassVar[tuple[Route, ...]] = ()
     default_compression: ClassVar[str] = "lz4"
+    versioned_classes: ClassVar[tuple[int, ...]] = ()
+    """Classes of keys that stand alone, so that `POST .../resolve` may take one parent's value for each key."""
 
     @abstractmethod
     def create(self, settings: Mapping[str, str]) -> dict[str, Any]:

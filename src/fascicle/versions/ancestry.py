@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Iterator, MutableMapping
+from typing import Any
 
 from fascicle.versions.resolution import Ancestry
 
@@ -96,5 +97,5 @@ class ChainAncestry(Ancestry):
             version = parents[0]
 
 
-def _table(over):  # type: ignore[no-untyped-def]
+def _table(over: Any) -> Any:
     return {} if over is None else ChainMap({}, over)

@@ -5,18 +5,16 @@ from __future__ import annotations
 import time
 
 _STARTED_NS = time.time_ns()
-_second = -1
-_second_text = ""
+_last = (-1, "")
 
 
 def _text(seconds: int) -> str:
     """`YYYY-MM-DDTHH:MM:SS` in UTC; the last second is kept, since most calls ask for it again."""
-    global _second, _second_text
-    if seconds != _second:
-        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-        _second, _second_text = seconds, text
-        return text
-    return _second_text
+    global _last
+    last = _last
+    if seconds != last[0]:
+        last = _last = (seconds, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)))
+    return last[1]
 
 
 def rfc3339(time_ns: int) -> str:

@@ -1,0 +1,77 @@
+"""The command `fascicle`. Each command is a module of this package that is imported when it is used."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from fascicle import __version__
+
+_COMMANDS = {
+    "serve": ("fascicle.cli.serve", "serve", "Answer requests over HTTP."),
+    "demo": ("fascicle.cli.demo", "demo", "A small brain, versioned and segmented, in the browser."),
+    "ingest": ("fascicle.cli.ingest", "ingest", "Bring images or labels into a volume."),
+    "repo": ("fascicle.cli.repo", "repo", "Make, list and show repos of a store."),
+    "backup": ("fascicle.cli.backup", "backup", "Copy a store, also while it is in use."),
+    "check": ("fascicle.cli.check", "check", "Read all of a store and verify every checksum."),
+    "about": ("fascicle.cli.about", "about", "Versions of this program and of what it stands on."),
+}
+"""name -> (module, attribute, one line of help)"""
+
+_DVID_FLAGS = {"fullwrite": "--full-write", "readonly": "--read-only", "verbose": "--verbose"}
+"""Flags that DVID takes before the command."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is run, not to list it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name == "help":
+            return click.Command("help", callback=lambda: click.echo(self.get_help(ctx)))
+        if name not in _COMMANDS:
+            return None
+        module, attribute, _ = _COMMANDS[name]
+        try:
+            command: click.Command = getattr(import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            raise click.ClickException(f"command {name!r} is not available here: {error}") from None
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, invoke_without_command=False, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="fascicle")
+def group() -> None:
+    """A versioned data service for connectomics."""
+
+
+def translated(arguments: list[str]) -> list[str]:
+    """Arguments in the form `-fullwrite serve x.toml` as those of our own command."""
+    moved: list[str] = []
+    rest = list(arguments)
+    while rest and rest[0].startswith("-"):
+        name = rest[0].lstrip("-")
+        if name not in _DVID_FLAGS:
+            return arguments
+        moved.append(_DVID_FLAGS[name])
+        del rest[0]
+    return [rest[0], *moved, *rest[1:]] if rest and moved else arguments
+
+
+def main() -> None:
+    """Run the command line; bad input ends with one line and exit code 2."""
+    from fascicle.errors import FascicleError
+
+    try:
+        group.main(args=translated(sys.argv[1:]), prog_name="fascicle")
+    except FascicleError as error:
+        click.echo(f"fascicle: {error.message}", err=True)
+        sys.exit(2)

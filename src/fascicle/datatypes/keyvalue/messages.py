@@ -1,0 +1,128 @@
+"""The protobuf messages of key-values, by hand: they are few and flat.
+
+Wire format: https://protobuf.dev/programming-guides/encoding. Messages (proto3):
+
+    KeyValue   1 key string, 2 value bytes
+    KeyRange   1 key string, 2 byte_start uint64, 3 byte_end uint64
+    Keys       1 keys repeated string, 2 key_ranges repeated KeyRange
+    KeyValues  1 kvs repeated KeyValue
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from fascicle.errors import BadRequest
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+Ranged = tuple[bytes, int | None, int | None]
+"""A key and the first and last byte that is asked for, None for the whole value."""
+
+
+def varint(number: int) -> bytes:
+    if number < 0x80:
+        return bytes((number,))
+    pieces = bytearray()
+    while number >= 0x80:
+        pieces.append(number & 0x7F | 0x80)
+        number >>= 7
+    pieces.append(number)
+    return bytes(pieces)
+
+
+def key_value(key: bytes, value: bytes) -> bytes:
+    """One member of KeyValues, with its tag."""
+    head = b"\x0a" + varint(len(key)) + key
+    if value:
+        head += b"\x12" + varint(len(value))
+    return b"".join((b"\x0a", varint(len(head) + len(value)), head, value))
+
+
+def key_values(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """KeyValues."""
+    return b"".join(key_value(key, value) for key, value in pairs)
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if at >= len(data) or shift > 63:
+            raise BadRequest("undecodable protobuf: a number is cut off or too long")
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """(field number, value) of a message; fixed-size numbers are skipped."""
+    at = 0
+    end = len(data)
+    while at < end:
+        tag = data[at]
+        if tag < 0x80:
+            at += 1
+        else:
+            tag, at = _read_varint(data, at)
+        kind = tag & 7
+        if kind == _BYTES:
+            if at < end and data[at] < 0x80:
+                length = data[at]
+                at += 1
+            else:
+                length, at = _read_varint(data, at)
+            if at + length > end:
+                raise BadRequest("undecodable protobuf: a field goes beyond the end of the message")
+            yield tag >> 3, data[at : at + length]
+            at += length
+        elif kind == _VARINT:
+            value, at = _read_varint(data, at)
+            yield tag >> 3, value
+        elif kind in (_FIXED64, _FIXED32):
+            at += 8 if kind == _FIXED64 else 4
+            if at > end:
+                raise BadRequest("undecodable protobuf: a number is cut off")
+        else:
+            raise BadRequest(f"undecodable protobuf: unknown wire type {kind}")
+
+
+def _text(field: int | bytes) -> bytes:
+    if not isinstance(field, bytes):
+        raise BadRequest("undecodable protobuf: a key or value is a number")
+    return field
+
+
+def decode_key_values(data: bytes) -> list[tuple[bytes, bytes]]:
+    """The pairs of KeyValues, in order. Raises BadRequest."""
+    pairs = []
+    for number, message in _fields(data):
+        if number == 1:
+            key = value = b""
+            for inner, field in _fields(_text(message)):
+                if inner == 1:
+                    key = _text(field)
+                elif inner == 2:
+                    value = _text(field)
+            pairs.append((key, value))
+    return pairs
+
+
+def decode_keys(data: bytes) -> list[Ranged]:
+    """What Keys asks for: first the keys, then the ranges. Raises BadRequest."""
+    keys: list[Ranged] = []
+    ranges: list[Ranged] = []
+    for number, message in _fields(data):
+        if number == 1:
+            keys.append((_text(message), None, None))
+        elif number == 2:
+            key, start, end = b"", 0, 0
+            for inner, field in _fields(_text(message)):
+                if inner == 1:
+                    key = _text(field)
+                elif isinstance(field, int):
+                    start, end = (field, end) if inner == 2 else (start, field)
+            ranges.append((key, start, end))
+    return keys + ranges

@@ -1,0 +1,1 @@
+"""The HTTP server: an ASGI application that turns requests into calls on datatypes."""

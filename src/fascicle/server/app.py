@@ -1,0 +1,448 @@
+"""The ASGI application: finds what answers a request, runs it where it belongs, sends the answer.
+
+Small reads run in the event loop. Heavy ones, and answers that are streamed, run in a few threads that yield to it. Changes
+go to the store's writer thread, which commits all that is waiting together; the loop is woken once for all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from fascicle.config import Settings
+from fascicle.datatypes.base import Answer, Call, Commit, Reply, Route, Work
+from fascicle.datatypes.change import MIN_MUTATION_ID, StoreChange
+from fascicle.errors import BadRequest, FascicleError, RangeNotSatisfiable, Unavailable
+from fascicle.server import answers, catalog_dispatch, instance_routes, server_routes
+from fascicle.server.access_log import AccessLog
+from fascicle.server.admission import Pools, Throttle
+from fascicle.server.bodies import BodyBridge, BodyLimits, Receive
+from fascicle.server.catalog_calls import Edit
+from fascicle.server.gates import Gates
+from fascicle.server.metrics import Metrics
+from fascicle.server.requests import Request
+from fascicle.server.sweeper import Sweeper
+from fascicle.store.base import Outcome, ReadTransaction, Store, WriteTransaction
+from fascicle.versions.catalog import Catalog, CatalogCache, CatalogEditor
+from fascicle.versions.model import Instance, Node
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Reading = AbstractContextManager[ReadTransaction]
+
+log = logging.getLogger(__name__)
+
+STREAM_BYTES = 256 << 10
+"""Pieces of a streamed answer are gathered to this size before they are sent."""
+STREAM_S = 0.05
+"""... or for this long."""
+
+CHANGING = frozenset({"POST", "PUT", "DELETE", "PATCH"})
+
+
+@dataclass(slots=True)
+class Plan:
+    """What will answer a request on an instance."""
+
+    catalog: Catalog
+    node: Node
+    instance: Instance
+    route: Route
+    handler: Callable[[Call], Reply]
+
+
+class Application:
+    """One server process over one store."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self.store = store
+        self.settings = settings
+        self.catalogs = CatalogCache(store)
+        self.gates = Gates(settings)
+        self.pools = Pools(settings.server.threads)
+        self.throttle = Throttle(settings.server.maxThrottledOps)
+        self.metrics = Metrics()
+        self.access_log = AccessLog(settings.logging.requests)
+        self.limits = BodyLimits(settings.server.maxBodyBytes, settings.server.bodyTimeoutSeconds)
+        self.headers = answers.CommonHeaders(settings.server.corsDomains, settings.server.allowTiming)
+        host, port = settings.address()
+        self.host = settings.server.host or f"{host}:{port}"
+        self.datatype_settings: dict[str, Any] = {
+            "allow_labelmap_split": settings.server.allowLabelmapSplit,
+            "admin_configured": bool(settings.admin_token),
+            "readonly": settings.readonly,
+            "full_write": settings.full_write,
+            MIN_MUTATION_ID: settings.server.min_mutation_id_start,
+        }
+        self.closing = False
+        self._landed: deque[tuple[asyncio.Future[Any], Outcome]] = deque()
+        self._landing = False
+        self._sweeper = Sweeper(store, self.catalogs)
+
+    # -- ASGI
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        else:
+            raise RuntimeError(f"connections of type {scope['type']!r} are not served")
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                if not self.settings.readonly:
+                    self.start_sweeping()
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self.close()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def close(self) -> None:
+        """Stop background work and let go of the threads."""
+        self.closing = True
+        self._sweeper.close()
+        self.pools.close()
+        self.access_log.flush()
+
+    async def _http(self, scope: Any, receive: Receive, send: Send) -> None:
+        request = Request(scope, time.perf_counter())
+        sending = answers.Sending(send, request, self.headers)
+        self.metrics.running += 1
+        kind = keyword = ""
+        try:
+            segments = request.segments
+            if not segments or segments[0] != "api":
+                kind = "static"
+                await self._static(request, sending)
+            elif request.method == "OPTIONS":
+                kind = "options"
+                await sending.options()
+            else:
+                kind = segments[1] if len(segments) > 1 else ""
+                if kind not in server_routes.SILENT:
+                    self._pass_gates(request)
+                if kind == "node" and len(segments) > 4:
+                    keyword = segments[4]
+                    await self._instance_request(request, receive, sending)
+                elif kind in ("node", "repo", "repos"):
+                    keyword = segments[3] if len(segments) > 3 else ""
+                    await self._catalog_request(request, receive, sending)
+                else:
+                    keyword = segments[2] if kind == "server" and len(segments) > 2 else ""
+                    await self._server_request(request, receive, sending)
+        except FascicleError as error:
+            await sending.error(error)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("%s %s failed", request.method, request.path)
+            await sending.failure()
+        finally:
+            seconds = time.perf_counter() - request.started
+            self.metrics.running -= 1
+            if sending.status == 404 or sending.status == 400:
+                keyword = ""
+            self.metrics.count(kind, keyword, request.method, sending.status, seconds, sending.size)
+            if request.user:
+                self.metrics.count_user(request.user, seconds)
+            self.access_log.add(request, sending.status, seconds, sending.size)
+
+    def _pass_gates(self, request: Request) -> None:
+        """The checks that come before all others."""
+        if self.closing:
+            raise Unavailable("DVID server is unavailable.")
+        gates = self.gates
+        if gates.blocked:
+            gates.blocked.check(request)
+        if "admintoken" in request.query:
+            request.admin = gates.is_admin(request)
+            if request.admin:
+                log.info("admin request from %s: %s %s", request.client_address(), request.method, request.path)
+
+    async def _static(self, request: Request, sending: answers.Sending) -> None:
+        if request.path == "/metrics" and request.reads:
+            with self.store.read() as txn:
+                number = txn.number
+            statistics = await self._in_pool(self.store.statistics)
+            text = self.metrics.text(statistics, number)
+            await sending.answer(Answer(text.encode(), "text/plain; version=0.0.4; charset=utf-8"))
+            return
+        answer = await self._in_pool(answers.page, request.path) if request.reads else None
+        await sending.answer(answer or Answer.text("404 page not found\n", 404))
+
+    # -- requests on instances
+
+    def plan(self, request: Request, txn: ReadTransaction) -> Plan:
+        """Find what answers a request, and check that it may. Raises BadRequest."""
+        segments = request.segments
+        catalog = self.catalogs.at(txn)
+        node = catalog.resolve(segments[2])
+        instance = catalog.instance(node.repo_id, segments[3])
+        keyword = segments[4]
+        method = request.method
+        route = instance_routes.table(instance.typename).get(keyword)
+        asks = route is not None and route.reads_by_post and method == "POST"
+        if method in CHANGING and not asks:
+            if self.gates.readonly:
+                self.gates.check_mode(request)
+            if keyword != "blobstore":
+                self.gates.check_instance_open(request, node, instance, keyword)
+        if route is None:
+            raise instance_routes.unknown_keyword(request.path, instance.name, instance.typename, self.host)
+        return Plan(catalog, node, instance, route, instance_routes.handler(route, method))
+
+    def _call(self, request: Request, plan: Plan, txn: ReadTransaction, body: bytes, pieces: Any = None) -> Call:
+        instance, node = plan.instance, plan.node
+        version = node.id if instance.versioned else plan.catalog.repo(node.repo_id).root_version
+        segments = request.segments
+        return Call(
+            request.method,
+            segments[4],
+            segments[5:],
+            request.query,
+            request.headers,
+            request.path,
+            self.store,
+            txn,
+            plan.catalog,
+            instance,
+            node,
+            plan.catalog.ancestry(version),
+            body,
+            request.user,
+            request.app,
+            request.admin,
+            self.datatype_settings,
+            pieces,
+        )
+
+    async def _instance_request(self, request: Request, receive: Receive, sending: answers.Sending) -> None:
+        body = b""
+        reading = self.store.read()
+        txn = reading.__enter__()
+        try:
+            plan = self.plan(request, txn)
+            route = plan.route
+            slot = self.throttle.slot(request) if route.throttled else None
+            if route.work is Work.SMALL and not request.has_body and not route.streams_body and slot is None:
+                reply = plan.handler(self._call(request, plan, txn, body))
+                if type(reply) is Answer and not isinstance(reply.body, (bytes, memoryview)):
+                    streamed, reading = reading, None
+                    await self._stream(reply, streamed, sending)
+                    return
+            else:
+                reply = None
+        finally:
+            if reading is not None:
+                reading.__exit__(None, None, None)
+        if reply is None:
+            if slot is not None:
+                with slot:
+                    await self._bodied_request(request, receive, sending, plan)
+            else:
+                await self._bodied_request(request, receive, sending, plan)
+        elif isinstance(reply, Commit):
+            await self._commit(request, plan, reply, sending)
+        else:
+            await sending.answer(reply)
+
+    async def _bodied_request(self, request: Request, receive: Receive, sending: answers.Sending, plan: Plan) -> None:
+        """A request that has a body, or works in a thread."""
+        route = plan.route
+        feeding: asyncio.Task[None] | None = None
+        if route.streams_body and request.has_body:
+            if request.content_length is not None:
+                self.limits.check_size(request.content_length)
+            bridge = BodyBridge(self.limits, receive)
+            feeding = asyncio.create_task(bridge.feed())
+            work = partial(self._run, request, b"", bridge.pieces())
+            pool = self.pools.uploads
+        else:
+            body = await self.limits.read(receive, request.content_length) if request.has_body else b""
+            if route.work is Work.SMALL:
+                with self.store.read() as txn:
+                    plan = self.plan(request, txn)
+                    reply = plan.handler(self._call(request, plan, txn, body))
+                    if isinstance(reply, Answer):
+                        if isinstance(reply.body, (bytes, memoryview)):
+                            await sending.answer(reply)
+                            return
+                        work = partial(self._run, request, body, None)
+                    else:
+                        work = None
+                if work is None:
+                    assert isinstance(reply, Commit)
+                    await self._commit(request, plan, reply, sending)
+                    return
+            else:
+                work = partial(self._run, request, body, None)
+            pool = self.pools.heavy
+        try:
+            plan, reply, reading = await asyncio.get_running_loop().run_in_executor(pool, work)
+        finally:
+            if feeding is not None:
+                feeding.cancel()
+        if isinstance(reply, Commit):
+            await self._commit(request, plan, reply, sending)
+        elif reading is not None:
+            await self._stream(reply, reading, sending)
+        else:
+            await sending.answer(reply)
+
+    def _run(
+        self, request: Request, body: bytes, pieces: Iterator[bytes] | None
+    ) -> tuple[Plan, Reply, Reading | None]:
+        """In a thread: the reply, and the snapshot if it is still needed for a streamed answer."""
+        reading: Reading | None = self.store.read()
+        assert reading is not None
+        txn = reading.__enter__()
+        try:
+            plan = self.plan(request, txn)
+            reply = plan.handler(self._call(request, plan, txn, body, pieces))
+            if isinstance(reply, Answer) and not isinstance(reply.body, (bytes, memoryview)):
+                kept, reading = reading, None
+                return plan, reply, kept
+            return plan, reply, None
+        finally:
+            if reading is not None:
+                reading.__exit__(None, None, None)
+
+    async def _stream(self, answer: Answer, reading: Reading, sending: answers.Sending) -> None:
+        """Send an answer piece by piece; a thread makes the next ones while nothing waits to be sent."""
+        try:
+            pieces = iter(answer.body)  # type: ignore[arg-type]
+            first, more = await self._in_pool(_gathered, pieces)
+            if not more:
+                answer.body = first
+                await sending.answer(answer)
+                return
+            await sending.start(answer)
+            await sending.piece(first)
+            while more and not sending.headless:
+                piece, more = await self._in_pool(_gathered, pieces)
+                await sending.piece(piece)
+            await sending.end()
+        finally:
+            await self._in_pool(_close, answer.body, reading)
+
+    def _in_pool(self, work: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        return asyncio.get_running_loop().run_in_executor(self.pools.heavy, work, *args)
+
+    # -- changes
+
+    async def _commit(self, request: Request, plan: Plan, commit: Commit, sending: answers.Sending) -> None:
+        """Make a change and answer once it is durable. That it is allowed is checked again inside of the transaction."""
+        asks = plan.route.reads_by_post and request.method == "POST"
+        keyword = request.segments[4]
+
+        def change(txn: WriteTransaction) -> Any:
+            editor = CatalogEditor(txn, self.catalogs)
+            node = editor.catalog.node(plan.node.id)
+            instance = editor.catalog.instance_by_id(plan.instance.id)
+            if not asks and keyword != "blobstore":
+                self.gates.check_instance_open(request, node, instance, keyword)
+            return commit.apply(
+                StoreChange(
+                    editor, instance, node, user=request.user, app=request.app, settings=self.datatype_settings
+                )
+            )
+
+        result = await self.submit(change)
+        await sending.answer(commit.answer(result))
+
+    async def edit(self, edit: Edit) -> Answer:
+        """Change the catalog and answer once that is durable."""
+        result = await self.submit(lambda txn: edit.apply(CatalogEditor(txn, self.catalogs)))
+        return edit.answer(result)
+
+    def submit(self, change: Callable[[WriteTransaction], Any]) -> asyncio.Future[Any]:
+        """Run a change in a write transaction; the future is done once it is durable."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self.store.submit(change, partial(self._land, loop, future))
+        return future
+
+    def _land(self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], outcome: Outcome) -> None:
+        """In the writer's thread: pass an outcome to the loop, which is woken once for all that are waiting."""
+        self._landed.append((future, outcome))
+        if not self._landing:
+            self._landing = True
+            loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._landing = False
+        landed = self._landed
+        while landed:
+            future, outcome = landed.popleft()
+            if future.cancelled():
+                continue
+            if outcome.error is not None:
+                future.set_exception(outcome.error)
+            else:
+                future.set_result(outcome.result)
+
+    def start_sweeping(self, _: Any = None) -> Answer:
+        """Remove the data of deleted instances in the background."""
+        self._sweeper.start()
+        return Answer()
+
+    # -- requests on repos, versions and the server
+
+    async def _catalog_request(self, request: Request, receive: Receive, sending: answers.Sending) -> None:
+        body = await self.limits.read(receive, request.content_length) if request.has_body else b""
+        if catalog_dispatch.is_heavy(request):
+            reply = await self._in_pool(self._run_catalog, request, body)
+        else:
+            reply = self._run_catalog(request, body)
+        await sending.answer(await self.edit(reply) if isinstance(reply, Edit) else reply)
+
+    def _run_catalog(self, request: Request, body: bytes) -> Answer | Edit:
+        with self.store.read() as txn:
+            return catalog_dispatch.reply(self, request, txn, body)
+
+    async def _server_request(self, request: Request, receive: Receive, sending: answers.Sending) -> None:
+        handlers = server_routes.handlers(request.segments)
+        if handlers is None:
+            await sending.answer(Answer.text("404 page not found\n", 404))
+            return
+        handler = handlers.get("GET" if request.method == "HEAD" else request.method)
+        if handler is None:
+            raise BadRequest(f"{request.method} is not supported here, only {' and '.join(handlers)}")
+        body = await self.limits.read(receive, request.content_length) if request.has_body else b""
+        await sending.answer(handler(self, request, body))
+
+
+def _gathered(pieces: Iterator[bytes | memoryview]) -> tuple[bytes | memoryview, bool]:
+    """The next pieces in one, and whether more may follow."""
+    gathered: list[bytes | memoryview] = []
+    size = 0
+    deadline = time.monotonic() + STREAM_S
+    for piece in pieces:
+        gathered.append(piece)
+        size += len(piece)
+        if size >= STREAM_BYTES or time.monotonic() > deadline:
+            return (piece if len(gathered) == 1 else b"".join(gathered)), True
+    return b"".join(gathered), False
+
+
+def _close(body: Any, reading: Reading) -> None:
+    """Let go of a streamed answer and of its snapshot."""
+    try:
+        close = getattr(body, "close", None)
+        if close is not None:
+            close()
+    finally:
+        reading.__exit__(None, None, None)
+
+
+__all__ = ["Application", "Plan", "RangeNotSatisfiable"]

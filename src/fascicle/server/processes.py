@@ -1,0 +1,168 @@
+"""Running the server: one process, or several that share the port and the store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from fascicle.config import Settings, SettingsError
+
+log = logging.getLogger("fascicle")
+
+BACKLOG = 2048
+GRACE_S = 30
+"""How long running requests may take after a signal to end."""
+
+
+def bind(settings: Settings) -> socket.socket:
+    """The socket that all processes accept connections from. Raises SettingsError."""
+    host, port = settings.address()
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+    listening.listen(BACKLOG)
+    listening.setblocking(False)
+    return listening
+
+
+def _set_up_logging(settings: Settings) -> None:
+    handler: logging.Handler
+    if settings.logging.logfile:
+        handler = logging.FileHandler(settings.logging.logfile)
+    else:
+        handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+@contextlib.contextmanager
+def _pid_file(path: str) -> Iterator[None]:
+    """Hold a file with our process id. Raises SettingsError if the process in it is alive."""
+    if not path:
+        yield
+        return
+    file = Path(path)
+    with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
+        running = int(file.read_text())
+        os.kill(running, 0)
+        raise SettingsError(f"process {running} of pid file {file} is still running")
+    file.write_text(f"{os.getpid()}\n")
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def run(settings: Settings) -> None:
+    """Serve until a signal ends it."""
+    _set_up_logging(settings)
+    for name in settings.unused:
+        log.warning("setting %s is not used", name)
+    with _pid_file(settings.server.pidFile), bind(settings) as listening:
+        if settings.server.workers > 1:
+            _run_workers(settings, listening)
+        else:
+            _serve(settings, listening)
+
+
+def _serve(settings: Settings, listening: socket.socket, parent: int = 0) -> None:
+    """Serve in this process."""
+    from fascicle.server.app import Application
+    from fascicle.store import open_store
+
+    store = open_store(settings.data)
+    try:
+        app = Application(store, settings)
+        config = uvicorn.Config(
+            app,
+            http="httptools",
+            loop="uvloop" if sys.platform != "win32" else "asyncio",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+        server = uvicorn.Server(config)
+        if parent:
+            threading.Thread(target=_end_with, args=(parent, server), daemon=True).start()
+        else:
+            host, port = listening.getsockname()[:2]
+            log.info("fascicle serves %s on http://%s:%d", store.description, host, port)
+        _run_server(server, listening)
+    finally:
+        store.close()
+
+
+def _run_server(server: uvicorn.Server, listening: socket.socket) -> None:
+    """Run the loop; an interrupt is an ordinary end."""
+    with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
+        server.run(sockets=[listening])
+
+
+def _end_with(parent: int, server: uvicorn.Server) -> None:
+    """Stop a worker whose parent is gone."""
+    waiting = threading.Event()
+    while os.getppid() == parent:
+        waiting.wait(1.0)
+    server.should_exit = True
+
+
+def _worker(settings: Settings, listening: socket.socket, parent: int) -> None:
+    """The main function of a worker process."""
+    _set_up_logging(settings)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent tells us when to end
+    _serve(settings, listening, parent)
+
+
+def _run_workers(settings: Settings, listening: socket.socket) -> None:
+    """Start worker processes, start again those that end by themselves, and end them with this one."""
+    context = multiprocessing.get_context("spawn")
+    ending = threading.Event()
+
+    def end(number: int, frame: Any) -> None:
+        ending.set()
+
+    def start() -> Any:
+        process = context.Process(target=_worker, args=(settings, listening, os.getpid()))
+        process.start()
+        return process
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    workers = [start() for _ in range(settings.server.workers)]
+    host, port = listening.getsockname()[:2]
+    log.info("fascicle serves %s with %d workers on http://%s:%d", settings.data, len(workers), host, port)
+    while not ending.wait(0.2):
+        for at, process in enumerate(workers):
+            if not process.is_alive() and not ending.is_set():
+                log.error("worker %d ended with exit code %s; starting another one", process.pid, process.exitcode)
+                ending.wait(1.0)
+                workers[at] = start()
+    for process in workers:
+        process.terminate()
+    for process in workers:
+        process.join(GRACE_S + 5)
+        if process.is_alive():
+            process.kill()
