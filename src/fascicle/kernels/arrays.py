@@ -17,8 +17,10 @@ Buffer: TypeAlias = bytes | bytearray | memoryview | NDArray[np.uint8]
 
 
 def frozen(array: NDArray[Any]) -> NDArray[Any]:
-    """A C-contiguous read-only view (a copy only if the array was not contiguous); the array itself stays writable."""
+    """A C-contiguous, aligned, read-only view (a copy only if need be); the array itself stays writable."""
     view = np.ascontiguousarray(array).view(np.ndarray)
+    if not view.flags.aligned:
+        view = view.copy()
     if view.flags.writeable:
         view = view.view()
         view.flags.writeable = False

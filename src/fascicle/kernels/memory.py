@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
+from numba import extending
 from numba.core import cgutils, types
-from numba.extending import intrinsic
 
 _BYTE = ir.IntType(8)
+intrinsic: Any = extending.intrinsic
 
 
 def _address(context: Any, builder: Any, array_type: Any, array: Any, offset_type: Any, offset: Any) -> Any:
@@ -106,3 +107,15 @@ def reverse_bits(typingctx: Any, value: Any) -> Any:
         return builder.bitreverse(args[0])
 
     return types.uint64(types.uint64), codegen
+
+
+@intrinsic
+def store_at(typingctx: Any, address: Any, value: Any) -> Any:
+    """Write a u64 to a machine address (i64)."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = ir.IntType(64)
+        builder.store(args[1], builder.inttoptr(args[0], word.as_pointer()), align=8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.uint64), codegen

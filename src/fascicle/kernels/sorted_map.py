@@ -120,9 +120,9 @@ def _radix_sort(keys, values):  # type: ignore[no-untyped-def]
             histogram[d, b] = at
             at += count
         for i in range(n):
-            b = np.int64((k0[i] >> shift) & np.uint64(2047))
-            to = histogram[d, b]
-            histogram[d, b] = to + 1
+            digit = np.int64((k0[i] >> shift) & np.uint64(2047))
+            to = histogram[d, digit]
+            histogram[d, digit] = to + 1
             k1[to] = k0[i]
             v1[to] = v0[i]
         k0, k1 = k1, k0
