@@ -4,8 +4,9 @@ Everything that is durable lies behind these classes. They know bytes only: no v
 
 Keys are byte strings of 1 to `MAX_KEY_BYTES`, ordered bytewise. Values are byte strings of any length. An engine may
 keep values apart from keys; therefore reads of many values go through *handles*: short byte strings that name a stored
-value (or contain it, when it is small). A handle that does not contain its value names immutable bytes at a place that is
-never used for anything else while it can be read, so it may serve as a cache key, also across transactions.
+value (or contain it, when it is small). A handle that does not contain its value names immutable bytes at a place that
+is never used for anything else while it can be read, so it may serve as a cache key, also across transactions. Load
+only handles that the transaction itself has yielded: space of values that nothing refers to any more may be given back.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ def inline_value(handle: bytes) -> bytes | None:
 class ValueBatch:
     """Values side by side in one buffer, for kernels.
 
-    Value i is `buffer[offsets[i] : offsets[i] + lengths[i]]` (uint8); a missing one has length -1. Values may lie in any
-    order and with gaps between them.
+    Value i is `buffer[offsets[i] : offsets[i] + lengths[i]]` (uint8); one that is missing (an empty handle) has length
+    -1. Values may lie in any order and with gaps between them.
     """
 
     buffer: NDArray[np.uint8]
@@ -51,7 +52,7 @@ class ValueBatch:
 
     def value(self, i: int) -> memoryview:
         start = int(self.offsets[i])
-        return memoryview(self.buffer)[start : start + int(self.lengths[i])]
+        return self.buffer.data[start : start + int(self.lengths[i])]
 
 
 class ReadTransaction(ABC):

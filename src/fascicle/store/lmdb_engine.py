@@ -1,166 +1,323 @@
 """The embedded store: LMDB for keys and small values, an append-only log for large ones.
 
-LMDB gives ordered keys, snapshots and the lock between processes; its commit is the only commit point. Bindings: `lmdb`
-(file format 0.9); API at https://lmdb.readthedocs.io.
+LMDB gives ordered keys, snapshots and the lock between processes, and its commit is the only commit point: values are
+appended to the log and synced first, then the pointers to them are committed. Bindings: `lmdb` with the file format of
+LMDB 0.9; https://lmdb.readthedocs.io.
+
+A folder of this engine: `store.json` says what it is, `data.mdb` and `lock.mdb` are LMDB's, `values/` holds the log.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import json
+import logging
+import os
+import struct
+import sys
 import threading
+import time
+import weakref
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import lmdb
-import numpy as np
 
-from fascicle.errors import StoreError, StoreFull, Unavailable
+from fascicle.errors import FascicleError, StoreError, StoreFull, Unavailable
 from fascicle.store.base import INLINE, ReadTransaction, Store, StoreStatistics, ValueBatch
 from fascicle.store.overlay import INLINE_PREFIX
-from fascicle.store.writer import Change, Done, GroupWriter, Pending, WriteGroup
+from fascicle.store.value_log import FULL_ERRNOS, SEGMENT_BYTES, Append, Place, Tail, ValueLog, sync_folder
+from fascicle.store.writer import Change, Done, GroupOutdated, GroupWriter, Pending, WriteGroup
 
-MAP_BYTES = 1 << 40
+log = logging.getLogger(__name__)
+
+INLINE_BYTES = 1280
+"""Longest value kept beside its key: three such entries fill a page of LMDB; longer ones would take whole pages."""
+MAP_BYTES = (64 << 20) if sys.platform == "win32" else (1 << 40)
+"""Address space for the index, a sparse reservation; Windows makes a file of this size, so there it starts small."""
 MAX_READERS = 4096
+SPARE_TRANSACTIONS = 64
+PAUSE_S = 5.0
+"""How long a change of the map's size waits for the reads of this process to end."""
+READER_CHECK_S = 60.0
+
+MARKER = "store.json"
+FORMAT = {"format": "fascicle-store", "engine": "lmdb", "version": 1}
+FOREIGN = ("MANIFEST", "MANIFEST-*", "CURRENT", "KEYREGISTRY", "DISCARD", "*.sst", "*.vlog", "*.ldb", "*.mdb")
+
+TAIL_KEY = b"tail"
+TAIL_RECORD = struct.Struct("<IQQ")  # the log's tail: segment, offset; bytes of all inline values
+SEGMENT_KEY = b"segment"
+SEGMENT_RECORD = struct.Struct("<QQ")  # bytes of a sealed segment (0: not sealed yet), bytes of values still in use
+
+
+class SegmentUse(NamedTuple):
+    """Length of a segment, and of the values in it that are still in use, in bytes."""
+
+    length: int
+    live: int
+    sealed: bool
+
+
+def segment_key(number: int) -> bytes:
+    return SEGMENT_KEY + number.to_bytes(4, "big")
 
 
 class LmdbRead(ReadTransaction):
     """A snapshot, as a context manager that takes it when entered."""
 
-    def __init__(self, store: LmdbStore, txn: Any = None) -> None:
+    def __init__(self, store: LmdbStore) -> None:
         self._store = store
-        self._txn = txn
+        self._log = store.log
+        self._txn: Any = None
 
     def __enter__(self) -> LmdbRead:
-        self._txn = self._store._begin_read()
+        self._txn = self._store._begin_read(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         txn, self._txn = self._txn, None
         txn.abort()
+        self._store._readers.discard(self)
 
     @property
     def number(self) -> int:
         return int(self._txn.id())
 
     def get(self, key: bytes) -> bytes | None:
-        try:
-            handle = self._txn.get(key)
-        except lmdb.BadValsizeError:
-            return None
+        handle = self.handle(key)
         if handle is None:
             return None
-        return handle[1:] if handle[0] == INLINE else self.load(handle)  # type: ignore[no-any-return]
+        return handle[1:] if handle[0] == INLINE else self.load(handle)
 
     def handle(self, key: bytes) -> bytes | None:
         try:
-            return self._txn.get(key)  # type: ignore[no-any-return]
-        except lmdb.BadValsizeError:
+            handle: bytes | None = self._txn.get(key)
+        except lmdb.BadValsizeError:  # longer than any key can be
             return None
+        return handle
 
     def load(self, handle: bytes) -> bytes:
-        if not handle or handle[0] != INLINE:
-            raise StoreError(f"{handle!r} is no handle of this store")
-        return handle[1:]
+        return handle[1:] if handle[:1] == INLINE_PREFIX else self._log.load(handle)
+
+    def load_part(self, handle: bytes, start: int, stop: int) -> bytes:
+        return handle[1:][start:stop] if handle[:1] == INLINE_PREFIX else self._log.load_part(handle, start, stop)
 
     def load_many(self, handles: Sequence[bytes]) -> ValueBatch:
-        lengths = np.array([len(handle) - 1 for handle in handles], dtype=np.int64)
-        ends = np.cumsum(np.maximum(lengths, 0) + (lengths >= 0), dtype=np.int64)
-        buffer = np.frombuffer(b"".join(handles), dtype=np.uint8)
-        return ValueBatch(buffer, ends - np.maximum(lengths, 0), lengths)
+        return self._log.load_many(handles)
 
     def scan_handles(self, start: bytes, stop: bytes, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        # A one-tuple sorts before every pair with the same key, so comparing with it compares keys alone, and in C.
         cursor = self._txn.cursor()
-        # (stop,) < (stop, handle), so comparing tuples with a one-tuple compares the keys alone; all of it runs in C.
-        if not reverse:
-            if not cursor.set_range(start):
-                return iter(())
-            return takewhile((stop,).__gt__, cursor.iternext())
-        if cursor.set_range(stop):
-            if not cursor.prev():
-                return iter(())
-        elif not cursor.last():
-            return iter(())
-        return takewhile((start,).__le__, cursor.iterprev())
+        if reverse:
+            return takewhile((start,).__le__, cursor.iterprev()) if seek_below(cursor, stop) else iter(())
+        return takewhile((stop,).__gt__, cursor.iternext()) if cursor.set_range(start) else iter(())
 
     def scan_keys(self, start: bytes, stop: bytes, reverse: bool = False) -> Iterator[bytes]:
         cursor = self._txn.cursor()
-        if not reverse:
-            if not cursor.set_range(start):
-                return iter(())
-            return takewhile(stop.__gt__, cursor.iternext(True, False))
-        if cursor.set_range(stop):
-            if not cursor.prev():
-                return iter(())
-        elif not cursor.last():
-            return iter(())
-        return takewhile(start.__le__, cursor.iterprev(True, False))
+        if reverse:
+            return takewhile(start.__le__, cursor.iterprev(True, False)) if seek_below(cursor, stop) else iter(())
+        return takewhile(stop.__gt__, cursor.iternext(True, False)) if cursor.set_range(start) else iter(())
 
     def last(self, start: bytes, stop: bytes) -> tuple[bytes, bytes] | None:
         cursor = self._txn.cursor()
-        if cursor.set_range(stop):
-            if not cursor.prev():
-                return None
-        elif not cursor.last():
+        if not seek_below(cursor, stop):
             return None
         item: tuple[bytes, bytes] = cursor.item()
         return item if item[0] >= start else None
 
+    def tail(self) -> tuple[Tail, int]:
+        """The log's tail, and the bytes of all inline values."""
+        return read_tail(self._txn, self._store._meta)
+
+    def segments(self) -> dict[int, SegmentUse]:
+        """What is known of every segment of the log, the unfinished one included."""
+        return read_segments(self._txn, self._store._meta)
+
+
+def seek_below(cursor: Any, stop: bytes) -> bool:
+    """Move a cursor to the greatest key below `stop`; whether there is one."""
+    found: bool = cursor.prev() if cursor.set_range(stop) else cursor.last()
+    return found
+
+
+def read_tail(txn: Any, meta: Any) -> tuple[Tail, int]:
+    """The log's tail, and the bytes of all inline values."""
+    record = txn.get(TAIL_KEY, db=meta)
+    if record is None:
+        return Tail(1, 0), 0
+    segment, offset, inline_bytes = TAIL_RECORD.unpack(record)
+    return Tail(segment, offset), inline_bytes
+
+
+def read_segments(txn: Any, meta: Any) -> dict[int, SegmentUse]:
+    """What is known of every segment of the log, the unfinished one included."""
+    tail = read_tail(txn, meta)[0]
+    found = {}
+    cursor = txn.cursor(meta)
+    if cursor.set_range(SEGMENT_KEY):
+        for key, record in cursor.iternext():
+            if not key.startswith(SEGMENT_KEY):
+                break
+            number = int.from_bytes(key[len(SEGMENT_KEY) :], "big")
+            length, live = SEGMENT_RECORD.unpack(record)
+            sealed = number != tail.segment
+            found[number] = SegmentUse(length if sealed else tail.offset, live, sealed)
+    return found
+
+
+class GroupView(LmdbRead):
+    """The state inside of a group; values that the group has placed but not yet written are at hand."""
+
+    def __init__(self, store: LmdbStore) -> None:
+        super().__init__(store)
+        self.placed: dict[bytes, bytes] = {}
+
+    def load(self, handle: bytes) -> bytes:
+        value = self.placed.get(handle)
+        return super().load(handle) if value is None else value
+
+    def load_part(self, handle: bytes, start: int, stop: int) -> bytes:
+        value = self.placed.get(handle)
+        return super().load_part(handle, start, stop) if value is None else value[start:stop]
+
+    def load_many(self, handles: Sequence[bytes]) -> ValueBatch:
+        placed = self.placed
+        if placed:
+            handles = [INLINE_PREFIX + placed[handle] if handle in placed else handle for handle in handles]
+        return super().load_many(handles)
+
 
 class LmdbGroup(WriteGroup):
-    """One LMDB write transaction, which is also the lock between processes."""
+    """One LMDB write transaction, which is also the lock between processes, and what it appends to the log."""
 
     def __init__(self, store: LmdbStore) -> None:
         self._store = store
-        self._txn = store._env.begin(store._db, write=True)
-        self.view = LmdbRead(store, self._txn)
+        self._added: list[Pending] = []
+        self.view: GroupView = GroupView(store)
+        self._begin()
+
+    def _begin(self) -> None:
+        store = self._store
+        self._txn = store._begin_write()
+        self._cursor = self._txn.cursor()
+        self.view._txn = self._txn
+        self.view.placed = {}
+        tail, self._inline_bytes = self.view.tail()
+        self._append = Append(store.log, tail)
+        self._live: dict[int, int] = {}
 
     def add(self, pending: Pending) -> int:
+        self._added.append(pending)
+        try:
+            return self._apply(pending)
+        except lmdb.MapFullError:
+            self._grow()
+            return sum(len(value) for value in pending.values() if value is not None)
+        except lmdb.Error as error:
+            raise self._store._failure(error) from error
+
+    def _apply(self, pending: Pending) -> int:
         size = 0
-        txn = self._txn
+        cursor = self._cursor
         for key, value in pending.items():
             if value is None:
-                txn.delete(key)
-            else:
-                txn.put(key, INLINE_PREFIX + value)
+                old = cursor.pop(key)
+            elif len(value) <= INLINE_BYTES:
+                old = cursor.replace(key, INLINE_PREFIX + value)
                 size += len(value)
+                self._inline_bytes += len(value)
+            else:
+                handle = self._append.place(value)
+                old = cursor.replace(key, handle)
+                size += len(value)
+                self.view.placed[handle] = value
+                self._count(handle, 1)
+            if old is not None:
+                if old[0] == INLINE:
+                    self._inline_bytes -= len(old) - 1
+                else:
+                    self._count(old, -1)
         return size
 
+    def _count(self, handle: bytes, sign: int) -> None:
+        place = Place.parse(handle)
+        self._live[place.segment] = self._live.get(place.segment, 0) + sign * place.length
+
+    def _grow(self) -> None:
+        """Start anew in a larger map. Nobody else may have written meanwhile, or the changes have to run again."""
+        number = self._txn.id()
+        while True:
+            self._txn.abort()
+            self._store._grow_map()
+            self._begin()
+            if self._txn.id() != number:
+                self._txn.abort()
+                raise GroupOutdated
+            try:
+                for pending in self._added:
+                    self._apply(pending)
+                return
+            except lmdb.MapFullError:
+                continue
+
     def commit(self) -> None:
-        try:
-            self._txn.commit()
-        except (lmdb.MapFullError, lmdb.DiskError) as error:
-            raise StoreFull(f"the store in {self._store.path} is full: {error}") from error
+        while True:
+            try:
+                self._append.flush()
+                self._put_records()
+                self._txn.commit()
+                return
+            except lmdb.MapFullError:
+                self._grow()
+            except lmdb.Error as error:
+                raise self._store._failure(error) from error
+
+    def _put_records(self) -> None:
+        meta = self._store._meta
+        sealed = dict(self._append.sealed)
+        tail = self._append.tail
+        for number in sorted(self._live.keys() | sealed.keys()):
+            old = self._txn.get(segment_key(number), db=meta)
+            length, live = SEGMENT_RECORD.unpack(old) if old is not None else (0, 0)
+            record = SEGMENT_RECORD.pack(sealed.get(number, length), live + self._live.get(number, 0))
+            self._txn.put(segment_key(number), record, db=meta)
+        self._txn.put(TAIL_KEY, TAIL_RECORD.pack(tail.segment, tail.offset, self._inline_bytes), db=meta)
 
     def abort(self) -> None:
         self._txn.abort()
 
 
 class LmdbStore(Store):
-    """An ordered store in a folder, for any number of processes on one machine."""
+    """An ordered store in a folder, for any number of processes on one machine (not on network file systems)."""
 
-    description = "LMDB + value log"
+    description = "Fascicle LMDB + value log"
 
-    def __init__(self, path: Path, *, readonly: bool = False) -> None:
-        if not readonly:
-            path.mkdir(parents=True, exist_ok=True)
-        self._path = path
-        self._env = lmdb.open(
-            str(path),
-            map_size=MAP_BYTES,
-            readonly=readonly,
-            readahead=False,
-            meminit=False,
-            max_readers=MAX_READERS,
-            max_spare_txns=64,
-            max_dbs=4,
-        )
-        self._db = self._env.open_db(b"keys", create=not readonly)
-        self._env.reader_check()
-        self._closed = False
+    def __init__(
+        self, path: Path, *, readonly: bool = False, map_bytes: int = MAP_BYTES, segment_bytes: int = SEGMENT_BYTES
+    ) -> None:
+        """Open or make a store. `map_bytes` is where the index's address space starts; it grows by itself.
+
+        Raises StoreError if the folder holds something else, or is open in this process already.
+        """
+        self._path = path.absolute()
+        self._map_bytes = map_bytes
+        self.readonly = readonly
+        claim_folder(self._path, readonly)
+        self.log = ValueLog(self._path / "values", segment_bytes)
+        self._barred: BaseException | threading.Event | None = None
+        self._readers: set[LmdbRead] = set()
         self._lock = threading.Lock()
-        self._writer = None if readonly else GroupWriter(lambda: LmdbGroup(self), self._housekeeping, "store writer")
+        self._readers_checked = time.monotonic()
+        self._open_environment()
+        self._writer: GroupWriter | None = None
+        if not readonly:
+            self._writer = GroupWriter(lambda: LmdbGroup(self), self._housekeeping, "store writer")
+        OPEN_STORES.add(self)
 
     @property
     def path(self) -> Path | None:
@@ -170,38 +327,227 @@ class LmdbStore(Store):
         return LmdbRead(self)
 
     def submit(self, change: Change, done: Done) -> None:
+        if isinstance(self._barred, BaseException):
+            raise self._barred
         if self._writer is None:
             raise StoreError(f"the store in {self._path} was opened for reading only")
         self._writer.submit(change, done)
 
     def backup(self, target: Path) -> None:
-        if target.exists() and any(target.iterdir()):
-            raise StoreError(f"the folder {target} for a backup is not empty")
-        target.mkdir(parents=True, exist_ok=True)
-        self._env.copy(str(target))
+        from fascicle.store.maintenance import backup
+
+        backup(self, target)
 
     def check(self) -> list[str]:
-        return []
+        from fascicle.store.maintenance import check
+
+        return check(self)
+
+    def compact(self, wasted: float = 0.5) -> int:
+        """Rewrite sealed segments of which more than this share is dead; how many bytes were given back."""
+        from fascicle.store.maintenance import compact
+
+        return compact(self, wasted)
 
     def statistics(self) -> StoreStatistics:
-        size = sum(file.stat().st_size for file in self._path.rglob("*") if file.is_file())
         with self.read() as txn:
             keys = txn._txn.stat(self._db)["entries"]
-            return StoreStatistics("lmdb", str(self._path), keys, size, size, txn.number, {})
+            segments = txn.segments()
+            inline_bytes = txn.tail()[1]
+            number = txn.number
+        info, page = self._env.info(), self._env.stat()["psize"]
+        log_bytes = sum(use.length for use in segments.values())
+        live_log_bytes = sum(use.live for use in segments.values())
+        index_bytes = (info["last_pgno"] + 1) * page
+        details = {
+            "index_bytes": index_bytes,
+            "log_bytes": log_bytes,
+            "log_live_bytes": live_log_bytes,
+            "log_dead_bytes": log_bytes - live_log_bytes,
+            "segments": len(segments),
+            "map_bytes": info["map_size"],
+            "reader_slots": info["num_readers"],
+            "commits": self._writer.groups if self._writer else 0,
+            "changes": self._writer.changes if self._writer else 0,
+        }
+        return StoreStatistics(
+            "lmdb", str(self._path), keys, index_bytes + log_bytes, inline_bytes + live_log_bytes, number, details
+        )
 
     def close(self) -> None:
+        if self._writer is not None and not isinstance(self._barred, BaseException):
+            self._writer.close()
         with self._lock:
-            if self._closed:
+            if isinstance(self._barred, BaseException):
                 return
-            if self._writer is not None:
-                self._writer.close()
-            self._closed = True
+            self._barred = Unavailable(f"the store in {self._path} is closed")
+        if self._drain(PAUSE_S):  # never unmap the index under a thread that reads
             self._env.close()
+        else:
+            log.warning("the store in %s was closed while reads were open", self._path)
+        self.log.close()
+        OPEN_STORES.discard(self)
 
-    def _begin_read(self) -> Any:
-        if self._closed:
-            raise Unavailable("the store is closed")
-        return self._env.begin(self._db)
+    def _open_environment(self) -> None:
+        size = self._map_bytes
+        while True:
+            try:
+                self._env = lmdb.open(
+                    str(self._path),
+                    map_size=size,
+                    readonly=self.readonly,
+                    create=not self.readonly,
+                    readahead=False,
+                    meminit=False,
+                    max_readers=MAX_READERS,
+                    max_spare_txns=SPARE_TRANSACTIONS,
+                    max_dbs=4,
+                )
+                break
+            except (lmdb.Error, OverflowError) as error:
+                limited = isinstance(error, (lmdb.MemoryError, OverflowError)) or error.code == errno.ENOMEM
+                if not limited or size <= 64 << 20:  # address space is limited: take less
+                    raise StoreError(f"the store in {self._path} cannot be opened: {error}") from error
+                size //= 4
+        try:
+            self._db = self._env.open_db(b"keys", create=not self.readonly)
+            self._meta = self._env.open_db(b"meta", create=not self.readonly)
+        except lmdb.Error as error:
+            self._env.close()
+            raise self._failure(error) from error
+        if not self.readonly:
+            sync_folder(self._path)
+        self._env.reader_check()
+
+    def _begin_read(self, reader: LmdbRead) -> Any:
+        while True:
+            self._readers.add(reader)  # before looking at the bar: whoever bars the way then sees this reader
+            barred = self._barred
+            if barred is None:
+                try:
+                    return self._env.begin(self._db)
+                except lmdb.MapResizedError:
+                    self._readers.discard(reader)
+                    self._resize_map(0)
+                except lmdb.ReadersFullError as error:
+                    self._readers.discard(reader)
+                    if not self._env.reader_check():
+                        raise StoreError(f"more than {MAX_READERS} reads are open in {self._path}") from error
+                except lmdb.Error as error:
+                    self._readers.discard(reader)
+                    raise self._failure(error) from error
+                continue
+            self._readers.discard(reader)
+            if isinstance(barred, BaseException):
+                raise barred
+            barred.wait()
+
+    def _begin_write(self) -> Any:
+        while True:
+            try:
+                return self._env.begin(self._db, write=True)
+            except lmdb.MapResizedError:
+                self._resize_map(0)
+            except lmdb.PanicError:  # LMDB could not write its meta page once; what it holds in memory is void
+                with self._paused():
+                    self._env.close()
+                    self._open_environment()
+            except lmdb.Error as error:
+                raise self._failure(error) from error
+
+    def _grow_map(self) -> None:
+        size = self._env.info()["map_size"]
+        self._resize_map(size * 2 if size < 1 << 30 else size + (1 << 30))
+
+    def _resize_map(self, size: int) -> None:
+        """Change the map's size, or with 0 adopt what another process has made it."""
+        with self._paused():
+            try:
+                self._env.set_mapsize(size)
+            except lmdb.Error as error:
+                raise self._failure(error) from error
+
+    @contextlib.contextmanager
+    def _paused(self) -> Iterator[None]:
+        """Keep new reads of this process waiting and let the running ones end."""
+        with self._lock:
+            if isinstance(self._barred, BaseException):
+                raise self._barred
+            gate = threading.Event()
+            self._barred = gate
+            try:
+                if not self._drain(PAUSE_S):
+                    raise StoreFull(f"the index in {self._path} has to grow and cannot while reads stay open")
+                yield
+            finally:
+                self._barred = None
+                gate.set()
+
+    def _drain(self, timeout_s: float) -> bool:
+        """Wait for the reads of this process; whether all ended."""
+        until = time.monotonic() + timeout_s
+        while self._readers and time.monotonic() < until:
+            time.sleep(0.001)
+        return not self._readers
+
+    def _failure(self, error: lmdb.Error) -> FascicleError:
+        if isinstance(error, (lmdb.MapFullError, lmdb.DiskError)) or error.code in FULL_ERRNOS:
+            return StoreFull(f"no space for the index in {self._path}: {error}")
+        return StoreError(f"the index in {self._path} failed: {error}")
 
     def _housekeeping(self) -> None:
-        pass
+        """Free the slots of killed readers, whose snapshots would keep old pages alive, and let go of removed files."""
+        now = time.monotonic()
+        if now - self._readers_checked > READER_CHECK_S:
+            self._readers_checked = now
+            self._env.reader_check()
+            self.log.forget_removed()
+
+
+def claim_folder(path: Path, readonly: bool) -> None:
+    """See to it that a folder is a store, or may become one. Raises StoreError, and then has changed nothing."""
+    marker = path / MARKER
+    if marker.exists():
+        try:
+            found = json.loads(marker.read_text())
+        except ValueError as error:
+            raise StoreError(f"{marker} is damaged: {error}") from error
+        if found != FORMAT:
+            raise StoreError(f"{path} holds a store of another kind or version: {found}; this program reads {FORMAT}")
+        return
+    if path.exists() and not path.is_dir():
+        raise StoreError(f"{path} is a file; a store is a folder")
+    foreign = sorted(file.name for pattern in FOREIGN for file in path.glob(pattern))
+    if foreign:
+        raise StoreError(f"{path} holds another program's database ({', '.join(foreign[:4])}); choose another folder")
+    if readonly:
+        raise StoreError(f"there is no store in {path}")
+    try:
+        (path / "values").mkdir(parents=True, exist_ok=True)
+        write_marker(path)
+    except OSError as error:
+        raise StoreError(f"a store cannot be made in {path}: {error}") from error
+
+
+def write_marker(path: Path) -> None:
+    """Make a folder known as a store."""
+    temporary = path / f"{MARKER}.{os.getpid()}"
+    with temporary.open("w") as file:
+        file.write(json.dumps(FORMAT) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path / MARKER)
+    sync_folder(path)
+
+
+OPEN_STORES: weakref.WeakSet[LmdbStore] = weakref.WeakSet()
+
+
+def _bar_forked_stores() -> None:
+    """LMDB's memory map and locks do not survive a fork: in the child, every open store refuses to work."""
+    for store in list(OPEN_STORES):
+        store._barred = StoreError(f"the store in {store._path} was opened before a fork; open it after")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_bar_forked_stores)
