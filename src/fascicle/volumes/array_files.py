@@ -38,6 +38,21 @@ class NpyVolume(VolumeSource):
         return np.array(self._array[z0:z1, y0:y1, x0:x1], self.dtype, order="C")
 
 
+class ArrayVolume(VolumeSource):
+    """An array [z, y, x] in memory."""
+
+    def __init__(self, array_zyx: Array, name: str = "array") -> None:
+        self.name = name
+        self._array = array_zyx
+        self.shape_zyx = array_zyx.shape
+        self.dtype = array_zyx.dtype
+        self.chunk_zyx = (1, *self.shape_zyx[1:])
+
+    def read(self, start_zyx: Zyx, stop_zyx: Zyx) -> Array:
+        (z0, y0, x0), (z1, y1, x1) = start_zyx, stop_zyx
+        return self._array[z0:z1, y0:y1, x0:x1]
+
+
 class CrackleVolume(VolumeSource):
     """Labels [x, y, z] in a crackle stream, which may be gzipped. Planes are decoded when they are read."""
 
@@ -86,6 +101,10 @@ class Hdf5Volume(VolumeSource):
     def read(self, start_zyx: Zyx, stop_zyx: Zyx) -> Array:
         (z0, y0, x0), (z1, y1, x1) = start_zyx, stop_zyx
         return np.ascontiguousarray(self._data[z0:z1, y0:y1, x0:x1], self.dtype)
+
+    def names(self) -> list[str]:
+        """The names at the top of the file."""
+        return sorted(self._file)
 
     def table(self, dataset: str) -> Array:
         """Another dataset of the file, whole."""

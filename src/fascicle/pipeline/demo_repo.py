@@ -1,0 +1,287 @@
+"""The repo of `fascicle demo`: loaded over HTTP into a running server, then shown.
+
+The root version holds the data and is committed when all of it is there; its child is open, to try edits on. So a
+repo whose root is open was not finished, and is loaded again from the start.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import sys
+import time
+import webbrowser
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from fascicle.errors import FascicleError
+from fascicle.server.viewer import viewer_url
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from fascicle.volumes.base import VolumeSource
+
+SEED = 1
+GRAYSCALE = "grayscale"
+SEGMENTATION = "segmentation"
+LEVELS = 3
+BLOCK = 64
+_LABEL_FILES = ("groundtruth.h5.gz", "groundtruth.h5", "*.h5", "*.h5.gz", "*.npy", "*.ckl.gz", "*.ckl")
+_KNOWN_RESOLUTION_NM = {"fib25-medulla-250": (10.0, 10.0, 10.0), "pinky-512": (4.0, 4.0, 40.0)}
+_START_LIMIT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """What is loaded, from voxel 0, 0, 0 on. The table (u64[n] each) may be empty: then supervoxels are bodies."""
+
+    alias: str
+    description: str
+    grayscale: VolumeSource | None
+    supervoxels: VolumeSource
+    supervoxel_ids: NDArray[np.uint64]
+    body_ids: NDArray[np.uint64]
+    resolution_nm: tuple[float, float, float]
+
+
+class LoadError(Exception):
+    """The server refused something, or went away."""
+
+
+class Server:
+    """Requests to one server over one connection."""
+
+    def __init__(self, base_url: str) -> None:
+        self.base_url = base_url
+        place = urlsplit(base_url)
+        self._connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=600)
+
+    def request(self, method: str, path: str, body: bytes | memoryview = b"") -> bytes:
+        """The answer's body. Raises LoadError for any status but 200."""
+        try:
+            self._connection.request(method, path, body=body or None, headers={"Content-Length": str(len(body))})
+            response = self._connection.getresponse()
+            answer = response.read()
+        except OSError:
+            self._connection.close()
+            raise
+        if response.status != 200:
+            raise LoadError(
+                f"{method} {path} was answered with {response.status}: {answer[:300].decode(errors='replace')}"
+            )
+        return answer
+
+    def json(self, method: str, path: str, value: Any = None) -> Any:
+        answer = self.request(method, path, b"" if value is None else json.dumps(value).encode())
+        return json.loads(answer) if answer else None
+
+    def wait(self) -> None:
+        """Return as soon as the server answers."""
+        deadline = time.monotonic() + _START_LIMIT_S
+        while True:
+            try:
+                self.request("GET", "/api/server/info")
+                return
+            except (OSError, http.client.HTTPException, LoadError):
+                if time.monotonic() > deadline:
+                    raise LoadError(f"no answer from {self.base_url} within {_START_LIMIT_S:g} s") from None
+                time.sleep(0.1)
+
+
+def show(base_url: str, folder: Path | None, open_browser: bool) -> None:
+    """Wait for the server, load the demo unless it is there, print the link and open a browser.
+
+    Meant for a process of its own: ends quietly on Ctrl-C, and with status 1 and one line if loading fails.
+    """
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    console = Console(stderr=True)
+    try:
+        server = Server(base_url)
+        alias = f"sample brain {SEED}" if folder is None else folder.resolve().name
+        with Progress(
+            TextColumn("{task.description:<24}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            console=console,
+        ) as progress:
+            found = load(server, alias, folder, progress)
+        url = link(base_url, found)
+    except (LoadError, FascicleError, OSError, http.client.HTTPException) as error:
+        print(f"fascicle: the demo could not be loaded: {error}", file=sys.stderr)
+        sys.exit(1)
+    console.print("\n[bold]Open this link in a browser[/bold] (Ctrl-C ends the demo):\n")
+    print(f"{url}\n", flush=True)
+    console.print(f"Console, API and help: {base_url}/", highlight=False)
+    if open_browser:
+        webbrowser.open(url)
+
+
+def load(server: Server, alias: str, folder: Path | None, progress: Progress) -> dict[str, Any]:
+    """The info of the demo's repo, which is made and filled if it is not there."""
+    making = progress.add_task("reading slices" if folder else "growing a brain", total=None)
+    ready = None
+    for repo in _repos(server):
+        if repo["Alias"] == alias:
+            if repo["DAG"]["Nodes"][repo["Root"]]["Locked"]:
+                progress.update(making, description="found in the store", total=1, completed=1)
+                return repo
+            ready = repo["Root"]
+    volume = _generated(alias) if folder is None else read_folder(folder)
+    progress.update(making, total=1, completed=1)
+    root = ready or _new_repo(server, volume)
+    _fill(server, root, volume, progress)
+    server.json("POST", f"/api/node/{root}/commit", {"note": f"{volume.description}, as loaded"})
+    server.json("POST", f"/api/node/{root}/newversion", {"note": "open for edits"})
+    return next(repo for repo in _repos(server) if repo["Root"] == root)
+
+
+def link(base_url: str, repo: dict[str, Any]) -> str:
+    """The viewer on the newest version of the repo's master branch, at the middle of the data."""
+    instances = repo["DataInstances"]
+    extended = instances[SEGMENTATION]["Extended"]
+    low, high = extended["MinPoint"], extended["MaxPoint"]
+    size = [b - a + 1 for a, b in zip(low, high, strict=True)]
+    return viewer_url(
+        base_url,
+        f"{repo['Root'][:8]}:master",
+        GRAYSCALE if GRAYSCALE in instances else None,
+        SEGMENTATION,
+        resolution_nm=extended["VoxelSize"],
+        position_xyz=[a + edge // 2 + 0.5 for a, edge in zip(low, size, strict=True)],
+        cross_section_scale=max(size[:2]) / 500,
+        projection_scale=max(size) * 1.5,
+        title=f"Fascicle: {repo['Alias']}",
+        showDefaultAnnotations=False,
+    )
+
+
+def read_folder(folder: Path) -> Volume:
+    """Real data: slices in a folder `grayscale`, and one label volume (HDF5, npy, crackle) beside it.
+
+    A dataset `transforms` of an HDF5 file is the table from supervoxels to bodies. Raises VolumeError.
+    """
+    import numpy as np
+
+    from fascicle.volumes.array_files import Hdf5Volume
+    from fascicle.volumes.base import VolumeError
+    from fascicle.volumes.opening import open_volume
+
+    slices = folder / "grayscale"
+    found = [path for pattern in _LABEL_FILES for path in sorted(folder.glob(pattern))]
+    if not found:
+        raise VolumeError(f"{folder} holds no label volume: one of {', '.join(_LABEL_FILES)}")
+    supervoxels = open_volume(str(found[0]))
+    table = np.zeros((0, 2), np.uint64)
+    if isinstance(supervoxels, Hdf5Volume) and "transforms" in supervoxels.names():
+        table = supervoxels.table("transforms").astype(np.uint64)
+        table = table[table[:, 0] != 0]
+    name = folder.resolve().name
+    return Volume(
+        name,
+        f"{name}, labels from {found[0].name}",
+        open_volume(str(slices)) if slices.is_dir() else None,
+        supervoxels,
+        table[:, 0],
+        table[:, 1],
+        supervoxels.resolution_nm or _KNOWN_RESOLUTION_NM.get(name, (8.0, 8.0, 8.0)),
+    )
+
+
+def _generated(alias: str) -> Volume:
+    from fascicle.pipeline.sample_brain import make_brain
+    from fascicle.volumes.array_files import ArrayVolume
+
+    brain = make_brain(SEED)
+    return Volume(
+        alias,
+        f"a generated brain, seed {SEED}",
+        ArrayVolume(brain.grayscale_zyx, "grayscale of the sample brain"),
+        ArrayVolume(brain.supervoxels_zyx, "supervoxels of the sample brain"),
+        brain.supervoxel_ids,
+        brain.body_ids,
+        brain.resolution_nm,
+    )
+
+
+def _repos(server: Server) -> list[dict[str, Any]]:
+    server.wait()
+    return list(server.json("GET", "/api/repos/info").values())
+
+
+def _new_repo(server: Server, volume: Volume) -> str:
+    root: str = server.json("POST", "/api/repos", {"alias": volume.alias, "description": volume.description})["root"]
+    return root
+
+
+def _fill(server: Server, root: str, volume: Volume, progress: Progress) -> None:
+    import numpy as np
+
+    there = server.json("GET", f"/api/repo/{root}/info")["DataInstances"]
+    voxel = ",".join(f"{edge:g}" for edge in volume.resolution_nm)
+    common = {"VoxelSize": voxel, "VoxelUnits": "nanometers,nanometers,nanometers", "BlockSize": "64,64,64"}
+    if volume.grayscale is not None:
+        if GRAYSCALE not in there:
+            asked = {"typename": "uint8blk", "dataname": GRAYSCALE, **common}
+            server.json("POST", f"/api/repo/{root}/instance", asked)
+        _post_volume(server, root, GRAYSCALE, volume.grayscale, np.uint8, progress)
+    if SEGMENTATION not in there:
+        asked = {"typename": "labelmap", "dataname": SEGMENTATION, "MaxDownresLevel": str(LEVELS), **common}
+        server.json("POST", f"/api/repo/{root}/instance", asked)
+    if volume.supervoxel_ids.size:
+        table = mapping_message(volume.supervoxel_ids, volume.body_ids)
+        server.request("POST", f"/api/node/{root}/{SEGMENTATION}/mappings", table)
+    _post_volume(server, root, SEGMENTATION, volume.supervoxels, np.uint64, progress)
+
+
+def _post_volume(
+    server: Server, root: str, name: str, source: VolumeSource, dtype: type[np.generic], progress: Progress
+) -> None:
+    """Write a volume in slabs of whole blocks, filled up with 0 at the far edges, then say how large it really is."""
+    import numpy as np
+
+    depth, height, width = source.shape_zyx
+    padded_height, padded_width = (-(-edge // BLOCK) * BLOCK for edge in (height, width))
+    starts = range(0, depth, BLOCK)
+    task: TaskID = progress.add_task(f"loading {name}", total=len(starts))
+    for z in starts:
+        last = min(depth, z + BLOCK)
+        slab = np.zeros((BLOCK, padded_height, padded_width), dtype)
+        slab[: last - z, :height, :width] = source.read((z, 0, 0), (last, height, width))
+        path = f"/api/node/{root}/{name}/raw/0_1_2/{padded_width}_{padded_height}_{BLOCK}/0_0_{z}?mutate=true"
+        server.request("POST", path, slab.data.cast("B"))
+        progress.advance(task)
+    extents = {"MinPoint": [0, 0, 0], "MaxPoint": [width - 1, height - 1, depth - 1]}
+    server.json("POST", f"/api/node/{root}/{name}/extents", extents)
+
+
+def mapping_message(supervoxel_ids: NDArray[np.uint64], body_ids: NDArray[np.uint64]) -> bytes:
+    """The protobuf `MappingOps` that says which supervoxels (u64[n]) belong to which bodies (u64[n])."""
+    import numpy as np
+
+    order = np.argsort(body_ids, kind="stable")
+    bodies, starts = np.unique(body_ids[order], return_index=True)
+    message = bytearray()
+    for body, members in zip(bodies.tolist(), np.split(supervoxel_ids[order], starts[1:]), strict=True):
+        packed = b"".join(_varint(member) for member in members.tolist())
+        operation = b"\x08\x01\x10" + _varint(body) + b"\x1a" + _varint(len(packed)) + packed
+        message += b"\x0a" + _varint(len(operation)) + operation
+    return bytes(message)
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

@@ -1,0 +1,76 @@
+"""The demo's table of bodies and its link."""
+
+from __future__ import annotations
+
+import json
+from urllib.parse import unquote
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fascicle.pipeline.demo_repo import link, mapping_message
+
+
+def _varints(data: bytes) -> list[int]:
+    values, value, shift = [], 0, 0
+    for byte in data:
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            values.append(value)
+            value = shift = 0
+    return values
+
+
+def _fields(data: bytes) -> list[tuple[int, int | bytes]]:
+    """Field numbers and values of a protobuf message with varints and byte strings."""
+    found: list[tuple[int, int | bytes]] = []
+
+    def number(at: int) -> tuple[int, int]:
+        end = at
+        while data[end] > 0x7F:
+            end += 1
+        return _varints(data[at : end + 1])[0], end + 1
+
+    at = 0
+    while at < len(data):
+        tag, at = number(at)
+        value, at = number(at)
+        if tag & 7 == 2:
+            found.append((tag >> 3, data[at : at + value]))
+            at += value
+        else:
+            found.append((tag >> 3, value))
+    return found
+
+
+def test_known_message() -> None:
+    message = mapping_message(np.array([10, 300], np.uint64), np.array([10, 10], np.uint64))
+    assert message.hex() == "0a090801100a1a030aac02"
+
+
+@given(st.dictionaries(st.integers(1, 2**64 - 1), st.integers(0, 2**64 - 1), max_size=30))
+def test_message_says_the_table(table: dict[int, int]) -> None:
+    message = mapping_message(np.array(list(table), np.uint64), np.array(list(table.values()), np.uint64))
+    found = {}
+    for number, operation in _fields(message):
+        assert number == 1
+        assert isinstance(operation, bytes)
+        fields = dict(_fields(operation))
+        members = fields[3]
+        assert isinstance(members, bytes)
+        for supervoxel in _varints(members):
+            found[supervoxel] = fields[2]
+    assert found == table
+
+
+def test_link_follows_the_master_branch_and_shows_the_middle() -> None:
+    extended = {"MinPoint": [0, 0, 0], "MaxPoint": [249, 249, 99], "VoxelSize": [10, 10, 40]}
+    repo = {"Root": "3f2a" * 8, "Alias": "x", "DataInstances": {"segmentation": {"Extended": extended}}}
+    state = json.loads(unquote(link("http://127.0.0.1:8000", repo).partition("#!")[2]))
+    assert [layer["source"] for layer in state["layers"]] == [
+        "dvid://http://127.0.0.1:8000/3f2a3f2a:master/segmentation"
+    ]
+    assert state["position"] == [125.5, 125.5, 50.5]
+    assert state["dimensions"]["z"][0] == 4e-8
