@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fascicle.datatypes import registry
@@ -22,9 +23,14 @@ _COMPRESSIONS = {
 _CHECKSUMS = {"none": "No checksum", "crc32": "CRC32 checksum"}
 
 
-def compression_text(setting: str) -> str:
-    """`LZ4 compression, level -1`: the form in which clients look for the word jpeg."""
+def compression_text(setting: str, properties: Mapping[str, Any]) -> str:
+    """`LZ4 compression, level -1`: the form in which clients look for the word jpeg.
+
+    The level that is shown for jpeg is the width of a block, because clients know it so.
+    """
     name, _, level = setting.partition(":")
+    if name == "jpeg":
+        level = str(properties.get("BlockSize", (32,))[0])
     return f"{_COMPRESSIONS.get(name, name)}, level {level or -1}"
 
 
@@ -52,7 +58,7 @@ class Describer:
             "DataUUID": instance.data_uuid,
             "Name": instance.name,
             "RepoUUID": created_at,
-            "Compression": compression_text(instance.compression),
+            "Compression": compression_text(instance.compression, instance.properties),
             "Checksum": _CHECKSUMS.get(instance.checksum, instance.checksum),
             "Syncs": ["undefined" if publisher is None else publisher.name for publisher in publishers],
             "Versioned": instance.versioned,

@@ -118,7 +118,7 @@ def encode_block(voxels: Voxels, layout: BlockLayout) -> bytes:
     method, _, level = layout.compression.partition(":")
     data = voxels.data.cast("B") if voxels.flags.c_contiguous else voxels.tobytes()
     if method == "jpeg":
-        return bytes((JPEG,)) + block_jpeg(voxels, int(level or DEFAULT_QUALITY))
+        return bytes((JPEG,)) + block_jpeg(voxels, int(level or DEFAULT_QUALITY), accurate=True)
     if method == "gzip":
         return bytes((GZIP,)) + igzip.compress(data, 1 if level == "1" else 2, mtime=0)
     if method != "none":
@@ -146,9 +146,9 @@ def decode_block(stored: bytes | memoryview, layout: BlockLayout) -> Voxels:
     raise CorruptionError(f"a stored image block has the unknown coding {coding}")
 
 
-def block_jpeg(voxels: Voxels, quality: int = DEFAULT_QUALITY) -> bytes:
+def block_jpeg(voxels: Voxels, quality: int = DEFAULT_QUALITY, accurate: bool = False) -> bytes:
     """A volume [z, y, x(, channel)] as one JPEG: as wide as x, the planes below each other."""
-    return encode_jpeg(voxels.reshape(-1, *voxels.shape[2:]), quality)
+    return encode_jpeg(voxels.reshape(-1, *voxels.shape[2:]), quality, accurate)
 
 
 # -- framed form
