@@ -13,11 +13,17 @@ from fascicle.versions.catalog import BLOBS
 _OFFSET = 0x6C62272E07BB014262B821756295C58D
 _PRIME = 0x1000000000000000000013B
 _MASK = (1 << 128) - 1
+_COMPILED_FROM = 2048
+"""Bytes from which on a compiled loop is worth loading; large sparse volumes are hashed inside of write transactions."""
 _PREFIX = keys.prefix(keys.CATALOG, BLOBS)
 
 
 def fnv1_128(data: bytes) -> bytes:
     """FNV-1 (multiply, then xor) with 128 bits, big-endian."""
+    if len(data) > _COMPILED_FROM:
+        from fascicle.kernels import fnv
+
+        return fnv.fnv1_128(data, _OFFSET)
     value = _OFFSET
     for byte in data:
         value = ((value * _PRIME) & _MASK) ^ byte

@@ -176,9 +176,18 @@ class _Cache:
         with self._lock:
             self._mappings.clear()
 
+    def newest(self) -> dict[int, dict[int, Mapping]]:
+        """By instance and version, the last state that was asked for."""
+        found: dict[int, dict[int, Mapping]] = {}
+        with self._lock:
+            for (instance_id, version), mappings in self._mappings.items():
+                found.setdefault(instance_id, {})[version] = mappings[0]
+        return found
+
 
 _cache = _Cache()
 forget_all = _cache.clear
+loaded = _cache.newest
 
 
 # -- reading ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,550 @@
+"""Splitting supervoxels, and bodies along voxels, by a sparse volume.
+
+The voxels of a split supervoxel become those of two new ones, so blocks change, at every scale. Which and how is *planned*
+against a snapshot under the voxel lock, with the ids that the counters will most likely give; in the write transaction it is
+planned again if the ids or the blocks turn out to be others. A plan raises BadRequest for everything that cannot be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fascicle.datatypes.base import Answer, Call, Change, Commit, Option, Reply, Route, Work
+from fascicle.datatypes.labelmap import block_writes, blocks, bodies, counters
+from fascicle.datatypes.labelmap.block_writes import NewBlocks
+from fascicle.datatypes.labelmap.bodies import Body, Rows, read_body
+from fascicle.datatypes.labelmap.events import Split, SupervoxelSplit
+from fascicle.datatypes.labelmap.lookups import record_splits
+from fascicle.datatypes.labelmap.mapping import add_mappings, mapping_at
+from fascicle.datatypes.labelmap.mutations import DRY_RUN, fresh_label, in_use, stamp_of
+from fascicle.datatypes.labelmap.queries import rows_of_supervoxel
+from fascicle.datatypes.labelmap.requests import indexed, label_argument, number
+from fascicle.errors import BadRequest
+from fascicle.formats import label_block, sparse_volume
+from fascicle.formats.block_code import block_codes, block_xyz
+from fascicle.formats.label_block import LabelBlock
+from fascicle.versions.resolution import VersionedView
+
+U64 = NDArray[np.uint64]
+Runs = NDArray[np.int32]
+Triple = tuple[int, int, int]
+
+
+# -- runs by block
+
+
+class RunsByBlock:
+    """Runs i32[n,4] (x, y, z, length; voxels of scale 0) cut at the borders of blocks."""
+
+    def __init__(self, runs: Runs, size_xyz: Triple) -> None:
+        width = size_xyz[0]
+        first = runs[:, 0].astype(np.int64)
+        length = runs[:, 3].astype(np.int64)
+        parts = (first + length - 1) // width - first // width + 1
+        of_run = np.repeat(np.arange(len(runs)), parts)
+        nth = np.arange(len(of_run)) - np.repeat(np.cumsum(parts) - parts, parts)
+        bx = first[of_run] // width + nth
+        begin = np.maximum(first[of_run], bx * width)
+        end = np.minimum((first + length)[of_run], (bx + 1) * width)
+        y, z = runs[of_run, 1].astype(np.int64), runs[of_run, 2].astype(np.int64)
+        codes = block_codes(np.stack((bx, y // size_xyz[1], z // size_xyz[2]), axis=1))
+        order = np.argsort(codes, kind="stable")
+        self._pieces = np.stack((begin, y, z, end - begin), axis=1)[order].astype(np.int32)
+        self.codes, starts = np.unique(codes[order], return_index=True)
+        """Blocks that the runs touch, ascending."""
+        self._bounds = np.append(starts, len(order))
+
+    def of(self, code: int) -> Runs:
+        """The pieces inside of a block, in the order of the runs."""
+        at = int(np.searchsorted(self.codes, np.uint64(code)))
+        if at == len(self.codes) or int(self.codes[at]) != code:
+            return np.empty((0, 4), np.int32)
+        return np.ascontiguousarray(self._pieces[self._bounds[at] : self._bounds[at + 1]])
+
+
+def posted_runs(body: bytes, smaller_than: int, what: str) -> Runs:
+    """The runs of a posted sparse volume, which must be a part, but not all, of something of a known size."""
+    runs = sparse_volume.decode_rles(body)
+    lengths = runs[:, 3].astype(np.int64)
+    voxels = int(lengths.sum())
+    if voxels == 0:
+        raise BadRequest(f"bad split of {what}: the split volume has no voxels")
+    if voxels >= smaller_than:
+        raise BadRequest(f"bad split of {what}: {voxels} voxels were given, it has only {smaller_than}")
+    return runs
+
+
+def _voxels(runs: Runs) -> NDArray[np.int64]:
+    """All voxels i64[n,3] (x, y, z) of runs, in order."""
+    lengths = runs[:, 3].astype(np.int64)
+    of_run = np.repeat(np.arange(len(runs)), lengths)
+    points = runs[of_run, :3].astype(np.int64)
+    points[:, 0] += np.arange(len(of_run)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return points
+
+
+def _corner(code: int, size_xyz: Triple) -> Triple:
+    """The first voxel of a block."""
+    x, y, z = block_xyz(np.array([code], np.uint64))[0].tolist()
+    return x * size_xyz[0], y * size_xyz[1], z * size_xyz[2]
+
+
+def _stored_blocks(view: VersionedView, codes: U64) -> Iterator[tuple[int, bytes]]:
+    """(code, stored block) of those blocks of scale 0 that are stored, ascending."""
+    places, handles = blocks.find_blocks(view, 0, codes)
+    for begin in range(0, len(handles), blocks.BATCH_BLOCKS):
+        batch = blocks.load_blocks(view, handles[begin : begin + blocks.BATCH_BLOCKS])
+        for i, place in enumerate(places[begin : begin + blocks.BATCH_BLOCKS].tolist()):
+            yield int(codes[place]), bytes(batch.value(i))
+
+
+# -- replacing supervoxels in blocks
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """A supervoxel and the two that take its place: `split` under the runs, `remain` elsewhere."""
+
+    supervoxel: int
+    split: int
+    remain: int
+
+
+@dataclass(slots=True, eq=False)
+class BlockChanges:
+    """New blocks, and the index rows of the new supervoxels."""
+
+    new: NewBlocks
+    rows: dict[int, Rows]
+    """By replaced supervoxel."""
+    split_voxels: dict[int, int]
+    """By replaced supervoxel."""
+    levels: block_writes.Plan
+
+
+def _renamed(stored: bytes, opened: LabelBlock, replacement: Replacement) -> tuple[bytes, LabelBlock, int]:
+    """A stored block in which `remain` stands for the supervoxel; also taken apart, and its voxels."""
+    table = np.array(opened.table)
+    at = int(np.flatnonzero(table == np.uint64(replacement.supervoxel))[0])
+    table[at] = replacement.remain
+    voxels = label_block.stored_counts(stored)
+    renamed = opened.with_table(table)
+    return label_block.split(renamed, voxels), renamed, int(voxels[at])
+
+
+def replace_in_blocks(
+    view: VersionedView, size_xyz: Triple, replacements: list[Replacement], codes: U64, runs: RunsByBlock, top_scale: int
+) -> BlockChanges:
+    """Replace supervoxels in the blocks `codes` (ascending) and in those of the scales above up to `top_scale`."""
+    new = NewBlocks()
+    found: dict[int, list[tuple[int, int, int]]] = {r.supervoxel: [] for r in replacements}
+    split_voxels = dict.fromkeys(found, 0)
+    for code, stored in _stored_blocks(view, codes):
+        opened = label_block.opened_stored(stored)
+        inside = runs.of(code)
+        changed = False
+        for replacement in replacements:
+            if not (opened.table == np.uint64(replacement.supervoxel)).any():
+                continue
+            if len(inside):
+                encoded, split, remain = label_block.replace_in_runs(
+                    opened,
+                    replacement.supervoxel,
+                    replacement.split,
+                    replacement.remain,
+                    inside,
+                    _corner(code, size_xyz),
+                )
+                opened = label_block.opened(encoded)
+                stored = label_block.split(opened)
+            else:
+                split = 0
+                stored, opened, remain = _renamed(stored, opened, replacement)
+            changed = True
+            split_voxels[replacement.supervoxel] += split
+            found[replacement.supervoxel] += [(replacement.split, code, split), (replacement.remain, code, remain)]
+        if changed:
+            new.add(code, stored, opened)
+    rows = {supervoxel: _as_rows(entries) for supervoxel, entries in found.items()}
+    levels = block_writes.make_plan(view, new, size_xyz, top_scale=top_scale, indexing=False)
+    return BlockChanges(new, rows, split_voxels, levels)
+
+
+def _as_rows(entries: list[tuple[int, int, int]]) -> Rows:
+    table = np.array(entries, np.uint64).reshape(-1, 3)
+    return Rows.of(table[:, 0], table[:, 1], table[:, 2].astype(np.uint32))
+
+
+# -- ids
+
+
+def _likely_labels(view: VersionedView, more_than: int = 0) -> Iterator[int]:
+    """The ids that `fresh_label` would give, in order, if nothing happens in between."""
+    known = counters.repo_counters(view.txn, view.instance_id)
+    label = known.next_label or max(known.max_repo_label, more_than)
+    while True:
+        label += 1
+        if not in_use(view, label):
+            yield label
+
+
+# -- what both kinds share
+
+PlanT = TypeVar("PlanT", "SupervoxelPlan", "BodyPlan")
+
+
+def _planned(call: Call, make: Callable[[VersionedView], PlanT], apply: Callable[[Change, PlanT], Any],
+             answer: Callable[[Any], Answer]) -> Reply:  # fmt: skip
+    """The reply that carries out a plan, or only tells it."""
+    if call.flag("dryrun"):
+        return Answer.json(make(call.view).as_json())
+    lock = blocks.voxel_lock(call.store, call.instance.id)
+    lock.acquire()
+    try:
+        with call.store.read() as txn:
+            view = VersionedView(txn, call.instance.id, call.ancestry)
+            mark, plan = blocks.voxel_writes(view), make(view)
+    except BaseException:
+        lock.release()
+        raise
+
+    def change_all(change: Change) -> Any:
+        try:
+            view = change.view
+            return apply(change, plan if plan.still_holds(view, mark) else make(view))
+        except BaseException:
+            lock.release()
+            raise
+
+    def answered(result: Any) -> Answer:
+        lock.release()
+        return answer(result)
+
+    return Commit(change_all, answered)
+
+
+def _top_scale(call: Call) -> int:
+    if call.query.get("downres") == "false":
+        return 0
+    return int(call.instance.properties["MaxDownresLevel"])
+
+
+def _size(call: Call) -> Triple:
+    x, y, z = call.instance.properties["BlockSize"]
+    return x, y, z
+
+
+def _blob_of(body: bytes) -> bytes:
+    """What is kept of a posted sparse volume: its runs, without the header."""
+    count = int.from_bytes(body[8:12], "little")
+    return body[12 : 12 + 16 * count]
+
+
+# -- split-supervoxel
+
+
+@dataclass(frozen=True, slots=True)
+class GivenIds:
+    """Ids that a client chose for the new supervoxels; 0 leaves the choice to the counters."""
+
+    split: int = 0
+    remain: int = 0
+
+    def check(self, view: VersionedView, supervoxel: int) -> None:
+        for label in (self.split, self.remain):
+            if label and (label > counters.LAST_LABEL or label == supervoxel or in_use(view, label)):
+                raise BadRequest(f"label {label} cannot be given to a new supervoxel: it is in use or reserved")
+        if self.split and self.split == self.remain:
+            raise BadRequest(f"the two new supervoxels cannot both be {self.split}")
+
+    def likely(self, view: VersionedView, supervoxel: int) -> Replacement:
+        more = _likely_labels(view, max(self.split, self.remain))
+        split = self.split or next(label for label in more if label != self.remain)
+        remain = self.remain or next(label for label in more if label != split)
+        return Replacement(supervoxel, split, remain)
+
+
+@dataclass(slots=True, eq=False)
+class SupervoxelPlan:
+    """A supervoxel to be replaced by two."""
+
+    body: Body
+    given: GivenIds
+    replacement: Replacement
+    old: Rows
+    changes: BlockChanges
+
+    def still_holds(self, view: VersionedView, mark: bytes) -> bool:
+        """Whether the plan is right for another state, given the mark of the one it was made for."""
+        replacement = self.replacement
+        found = rows_of_supervoxel(view, replacement.supervoxel)
+        return (
+            blocks.voxel_writes(view) == mark
+            and found is not None
+            and np.array_equal(found[1].block, self.old.block)
+            and replacement == self.given.likely(view, replacement.supervoxel)
+            and not in_use(view, replacement.split)
+            and not in_use(view, replacement.remain)
+        )
+
+    @property
+    def split_voxels(self) -> int:
+        return self.changes.split_voxels[self.replacement.supervoxel]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "Action": "split-supervoxel",
+            "Supervoxel": self.replacement.supervoxel,
+            "Body": self.body.label,
+            "SplitSupervoxel": self.replacement.split,
+            "RemainSupervoxel": self.replacement.remain,
+            "SplitSize": self.split_voxels,
+            "RemainSize": self.old.voxels - self.split_voxels,
+            "Blocks": block_xyz(self.changes.new.codes()).tolist(),
+        }
+
+
+def plan_supervoxel_split(
+    view: VersionedView, supervoxel: int, body_bytes: bytes, given: GivenIds, size_xyz: Triple, top_scale: int
+) -> SupervoxelPlan:
+    """Replacing a supervoxel by two: voxels of a posted sparse volume, and the others."""
+    found = rows_of_supervoxel(view, supervoxel)
+    if found is None:
+        raise BadRequest(f"cannot split supervoxel {supervoxel}, which does not exist")
+    body, old = found
+    given.check(view, supervoxel)
+    runs = RunsByBlock(posted_runs(body_bytes, old.voxels, f"supervoxel {supervoxel}"), size_xyz)
+    codes = old.blocks()
+    outside = runs.codes[~np.isin(runs.codes, codes)]
+    if len(outside):
+        block = tuple(block_xyz(outside[:1])[0].tolist())
+        raise BadRequest(f"the split volume has voxels in block {block}, where supervoxel {supervoxel} has none")
+    replacement = given.likely(view, supervoxel)
+    changes = replace_in_blocks(view, size_xyz, [replacement], codes, runs, top_scale)
+    wanted = sum(int(runs.of(code)[:, 3].sum()) for code in runs.codes.tolist())
+    if changes.split_voxels[supervoxel] != wanted:
+        raise BadRequest(f"the split volume has voxels that are not of supervoxel {supervoxel}, or some of them twice")
+    if changes.rows[supervoxel].voxels != old.voxels:
+        raise BadRequest(f"the label index and the blocks disagree on the voxels of supervoxel {supervoxel}")
+    return SupervoxelPlan(body, given, replacement, old, changes)
+
+
+def _take(change: Change, wanted: int, given: int) -> None:
+    """Take a planned id off the counters; ids given by the client have raised them already."""
+    if given:
+        return
+    while (label := fresh_label(change)) < wanted:
+        pass  # One that the client chose for the other supervoxel.
+    assert label == wanted, f"planned with id {wanted}, counters gave {label}"
+
+
+def apply_supervoxel_split(change: Change, plan: SupervoxelPlan, blob: bytes) -> tuple[int, int, int]:
+    """Carry out a split planned for this very state; (split, remain, mutation id)."""
+    view, replacement, given = change.view, plan.replacement, plan.given
+    old, split, remain = replacement.supervoxel, replacement.split, replacement.remain
+    found = rows_of_supervoxel(view, old)
+    assert found is not None
+    label = found[0].label
+    mutation_id = change.mutation_id()
+    if given.split or given.remain:
+        counters.raise_max_label(change, max(given.split, given.remain))
+    _take(change, split, given.split)
+    _take(change, remain, given.remain)
+    block_writes.store_plan(change, plan.changes.levels)
+    entries = np.array([old, split, remain], np.uint64)
+    add_mappings(view, entries, np.array([0, label, label], np.uint64))
+    bodies.replace_supervoxel(view, label, old, plan.changes.rows[old], stamp_of(change, mutation_id))
+    record_splits(change, mutation_id, entries[:1], entries[2:], entries[1:2])
+    change.record(
+        {
+            "Action": "split-supervoxel-complete",
+            "MutationID": mutation_id,
+            "Supervoxel": old,
+            "Body": label,
+            "SplitSupervoxel": split,
+            "RemainSupervoxel": remain,
+            "Split": change.put_blob(blob),
+            "SplitSize": plan.split_voxels,
+            "RemainSize": plan.old.voxels - plan.split_voxels,
+        }
+    )
+    change.emit(SupervoxelSplit(mutation_id, label, old, split, remain, plan.old.blocks()))
+    return split, remain, mutation_id
+
+
+def post_split_supervoxel(call: Call) -> Reply:
+    indexed(call)
+    supervoxel = label_argument(call, 0, "the supervoxel to split")
+    given = GivenIds(
+        number(call.query.get("split") or "0", "option 'split'"),
+        number(call.query.get("remain") or "0", "option 'remain'"),
+    )
+    size, top_scale, body = _size(call), _top_scale(call), call.body
+    return _planned(
+        call,
+        lambda view: plan_supervoxel_split(view, supervoxel, body, given, size, top_scale),
+        lambda change, plan: apply_supervoxel_split(change, plan, _blob_of(body)),
+        lambda done: Answer(
+            b'{"SplitSupervoxel": %d, "RemainSupervoxel": %d, "MutationID": %d}' % done, "application/json"
+        ),
+    )
+
+
+# -- split
+
+
+@dataclass(slots=True, eq=False)
+class BodyPlan:
+    """Voxels that leave a body; every supervoxel that has some of them is replaced by two."""
+
+    body: Body
+    new: int
+    replacements: list[Replacement]
+    old: Rows
+    voxels: int
+    changes: BlockChanges
+    touched: U64 = field(default_factory=lambda: np.empty(0, np.uint64))
+    """Blocks in which voxels leave."""
+
+    def still_holds(self, view: VersionedView, mark: bytes) -> bool:
+        """Whether the plan is right for another state, given the mark of the one it was made for."""
+        if blocks.voxel_writes(view) != mark or read_body(view, self.body.label) is None:
+            return False
+        ids = [self.new, *(label for r in self.replacements for label in (r.split, r.remain))]
+        if any(in_use(view, label) for label in ids):
+            return False
+        owners = mapping_at(view).bodies(np.array([r.supervoxel for r in self.replacements], np.uint64))
+        likely = _likely_labels(view)
+        return bool((owners == np.uint64(self.body.label)).all()) and ids == [next(likely) for _ in ids]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "Action": "split",
+            "Target": self.body.label,
+            "NewLabel": self.new,
+            "SVSplits": self.splits_json(),
+            "SplitSize": self.voxels,
+            "RemainSize": self.body.voxels - self.voxels,
+            "Blocks": block_xyz(self.changes.new.codes()).tolist(),
+        }
+
+    def splits_json(self) -> dict[str, dict[str, int]]:
+        return {str(r.supervoxel): {"Split": r.split, "Remain": r.remain} for r in self.replacements}
+
+
+def _supervoxels_under(view: VersionedView, runs: RunsByBlock, size_xyz: Triple) -> U64:
+    """Supervoxels that have voxels in the runs, each once, in the order in which they are met."""
+    met: dict[int, None] = {}
+    present = 0
+    for code, stored in _stored_blocks(view, runs.codes):
+        present += 1
+        inside = _voxels(runs.of(code)) - np.array(_corner(code, size_xyz), np.int64)
+        labels = label_block.points(label_block.opened_stored(stored), inside)
+        unique, first = np.unique(labels, return_index=True)
+        met.update(dict.fromkeys(unique[np.argsort(first)].tolist()))
+    if present < len(runs.codes):
+        raise BadRequest("the split volume has voxels in blocks that are not stored")
+    return np.array(list(met), np.uint64)
+
+
+def plan_body_split(
+    view: VersionedView, label: int, body_bytes: bytes, size_xyz: Triple, top_scale: int
+) -> BodyPlan:
+    """Moving the voxels of a posted sparse volume from a body to a new one."""
+    body = read_body(view, label)
+    if body is None:
+        raise BadRequest(f"cannot split body {label}, which does not exist")
+    runs = RunsByBlock(posted_runs(body_bytes, body.voxels, f"body {label}"), size_xyz)
+    touched = _supervoxels_under(view, runs, size_xyz)
+    owners = mapping_at(view).bodies(touched)
+    strangers = touched[(owners != np.uint64(label)) | (touched == 0)]
+    if len(strangers):
+        raise BadRequest(f"the split volume has voxels of supervoxel {strangers[0]}, which is not of body {label}")
+    likely = _likely_labels(view)
+    new = next(likely)
+    replacements = [Replacement(supervoxel, next(likely), next(likely)) for supervoxel in touched.tolist()]
+    old = bodies.rows_of_supervoxels(view, body, touched)
+    changes = replace_in_blocks(view, size_xyz, replacements, old.blocks(), runs, top_scale)
+    wanted = sum(int(runs.of(code)[:, 3].sum()) for code in runs.codes.tolist())
+    voxels = sum(changes.split_voxels.values())
+    if voxels != wanted:
+        raise BadRequest(f"the split volume has voxels that are not of body {label}, or some of them twice")
+    if sum(rows.voxels for rows in changes.rows.values()) != old.voxels:
+        raise BadRequest(f"the label index and the blocks disagree on the voxels of body {label}")
+    return BodyPlan(body, new, replacements, old, voxels, changes, runs.codes)
+
+
+def apply_body_split(change: Change, plan: BodyPlan, blob: bytes) -> tuple[int, int]:
+    """Carry out a split planned for this very state; (label of the new body, mutation id)."""
+    view, label = change.view, plan.body.label
+    mutation_id = change.mutation_id()
+    stamp = stamp_of(change, mutation_id)
+    _take(change, plan.new, 0)
+    for replacement in plan.replacements:
+        _take(change, replacement.split, 0)
+        _take(change, replacement.remain, 0)
+    columns = np.array([(r.supervoxel, r.split, r.remain) for r in plan.replacements], np.uint64)
+    old, split, remain = columns[:, 0], columns[:, 1], columns[:, 2]
+    block_writes.store_plan(change, plan.changes.levels)
+    for supervoxel in old.tolist():
+        bodies.replace_supervoxel(view, label, supervoxel, plan.changes.rows[supervoxel], stamp)
+    bodies.cleave(view, label, plan.new, split, stamp)
+    owners = np.repeat(np.array([0, plan.new, label], np.uint64), len(old))
+    add_mappings(view, np.concatenate((old, split, remain)), owners)
+    record_splits(change, mutation_id, old, remain, split)
+    change.record(
+        {
+            "Action": "split-complete",
+            "MutationID": mutation_id,
+            "Target": label,
+            "NewLabel": plan.new,
+            "Split": change.put_blob(blob),
+            "SVSplits": plan.splits_json(),
+        }
+    )
+    change.emit(Split(mutation_id, label, plan.new, old, split, remain, plan.touched))
+    return plan.new, mutation_id
+
+
+def post_split(call: Call) -> Reply:
+    if not call.settings.get("allow_labelmap_split"):
+        raise BadRequest("Split endpoint deactivated on this server: it needs the setting allowLabelmapSplit")
+    indexed(call)
+    label = label_argument(call, 0, "the label of a body")
+    size, top_scale, body = _size(call), _top_scale(call), call.body
+    return _planned(
+        call,
+        lambda view: plan_body_split(view, label, body, size, top_scale),
+        lambda change, plan: apply_body_split(change, plan, _blob_of(body)),
+        lambda done: Answer(b'{"label": %d, "MutationID": %d}' % done, "application/json"),
+    )
+
+
+ROUTES = (
+    Route(
+        "split-supervoxel",
+        {"POST": post_split_supervoxel},
+        "Replace a supervoxel by two: the voxels of the sparse volume in the request's body, and the others.",
+        "<supervoxel>",
+        (
+            Option("split", "id of the supervoxel that the posted voxels become"),
+            Option("remain", "id of the supervoxel that the other voxels become"),
+            Option("downres", "false: leave lower resolutions as they are"),
+            DRY_RUN,
+        ),
+        work=Work.HEAVY,
+    ),
+    Route(
+        "split",
+        {"POST": post_split},
+        "Make the voxels of the sparse volume in the request's body a body of their own. Only where the server allows it.",
+        "<label>",
+        (DRY_RUN,),
+        work=Work.HEAVY,
+    ),
+)
