@@ -1,0 +1,1 @@
+"""What implementations of the seams must pass; subclass these in tests of your own engines."""
