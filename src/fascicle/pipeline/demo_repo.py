@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 import webbrowser
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 SEED = 1
 GRAYSCALE = "grayscale"
 SEGMENTATION = "segmentation"
+MESHES = "segmentation_meshes"
+"""Where the viewer looks for them: a keyvalue instance with this name and keys `<body>.ngmesh`."""
+SHOWN_BODIES = 24
 LEVELS = 3
 BLOCK = 64
 _LABEL_FILES = ("groundtruth.h5.gz", "groundtruth.h5", "*.h5", "*.h5.gz", "*.npy", "*.ckl.gz", "*.ckl")
@@ -241,6 +245,48 @@ def _fill(server: Server, root: str, volume: Volume, progress: Progress) -> None
         table = mapping_message(volume.supervoxel_ids, volume.body_ids)
         server.request("POST", f"/api/node/{root}/{SEGMENTATION}/mappings", table)
     _post_volume(server, root, SEGMENTATION, volume.supervoxels, np.uint64, progress)
+    if MESHES not in there:
+        server.json("POST", f"/api/repo/{root}/instance", {"typename": "keyvalue", "dataname": MESHES})
+    task: TaskID = progress.add_task("meshing bodies", total=1)
+    for done, total, body, mesh in meshes(volume):
+        server.request("POST", f"/api/node/{root}/{MESHES}/key/{body}.ngmesh", mesh)
+        progress.update(task, completed=done, total=total)
+
+
+def meshes(volume: Volume) -> Iterator[tuple[int, int, int, bytes]]:
+    """(how many, of how many, body, mesh in the viewer's form) for each body, from every second voxel or fewer.
+
+    The form is a count u32, vertices f32[n, 3] in nanometres, triangles u32[m, 3], all little-endian.
+    """
+    import numpy as np
+
+    from fascicle.kernels.surfaces import label_boxes, smooth, surface
+
+    depth, height, width = volume.supervoxels.shape_zyx
+    step = 2 if depth * height * width <= 1 << 25 else 4
+    coarse = np.concatenate(
+        [
+            volume.supervoxels.read((z, 0, 0), (min(depth, z + BLOCK), height, width))[::step, ::step, ::step]
+            for z in range(0, depth, BLOCK)
+        ]
+    )
+    supervoxels, inverse = np.unique(coarse, return_inverse=True)
+    owners = supervoxels.astype(np.uint64)
+    if volume.supervoxel_ids.size:
+        order = np.argsort(volume.supervoxel_ids)
+        ids = volume.supervoxel_ids[order]
+        at = np.minimum(np.searchsorted(ids, owners), ids.size - 1)
+        owners = np.where(ids[at] == owners, volume.body_ids[order][at], owners)
+    bodies, number = np.unique(owners, return_inverse=True)
+    labels = (number + (bodies[0] != 0)).astype(np.int32)[inverse].reshape(coarse.shape)
+    bodies = bodies[bodies != 0]
+    boxes = label_boxes(labels, bodies.size)
+    scale = np.array(volume.resolution_nm, np.float32) * step
+    for label, body in enumerate(bodies.tolist(), start=1):
+        vertices, triangles = surface(labels, label, boxes[label])
+        smooth(vertices, triangles, 4)
+        head = np.uint32(len(vertices)).tobytes()
+        yield label, bodies.size, body, head + (vertices * scale).tobytes() + triangles.tobytes()
 
 
 def _post_volume(
@@ -268,6 +314,8 @@ def mapping_message(supervoxel_ids: NDArray[np.uint64], body_ids: NDArray[np.uin
     """The protobuf `MappingOps` that says which supervoxels (u64[n]) belong to which bodies (u64[n])."""
     import numpy as np
 
+    if not body_ids.size:
+        return b""
     order = np.argsort(body_ids, kind="stable")
     bodies, starts = np.unique(body_ids[order], return_index=True)
     message = bytearray()
