@@ -23,7 +23,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fascicle.datatypes.image.block_cache import BlockCache
+from fascicle.formats import label_block
 from fascicle.formats.block_code import LIMIT, block_codes, block_xyz
+from fascicle.formats.label_block import LabelBlock
 from fascicle.store.base import Store, ValueBatch, WriteTransaction
 from fascicle.versions import keys
 from fascicle.versions.resolution import ENVELOPE_BYTES, VersionedView
@@ -193,6 +196,24 @@ def load_blocks(view: VersionedView, handles: Sequence[bytes]) -> ValueBatch:
     return ValueBatch(batch.buffer, batch.offsets + ENVELOPE_BYTES, batch.lengths - ENVELOPE_BYTES)
 
 
+def open_blocks(view: VersionedView, handles: Sequence[bytes], cache: BlockCache | None = None) -> list[LabelBlock]:
+    """The blocks that handles name, inflated; from the cache where they are there, and into it."""
+    opened: list[LabelBlock | None] = [None] * len(handles) if cache is None else [cache.get(h) for h in handles]
+    missing = [i for i, block in enumerate(opened) if block is None]
+    if missing:
+        stored = load_blocks(view, [handles[i] for i in missing])
+        for number, i in enumerate(missing):
+            block = label_block.opened_stored(stored.value(number), check=False)
+            if cache is None:
+                opened[i] = block
+                continue
+            # a copy of the table, so that the cache does not hold on to the whole batch
+            block = block.with_table(block.table.copy())
+            opened[i] = block
+            cache.put(handles[i], block, block.size_bytes + 200)
+    return opened  # type: ignore[return-value]
+
+
 def coarser(codes: U64, scale: int) -> U64:
     """The blocks `scale` levels up that contain scale-0 blocks; unique, ascending."""
     if scale == 0 or len(codes) == 0:
@@ -258,7 +279,8 @@ class VoxelLock:
         self._file: int | None = None
         self._held = False
 
-    def __enter__(self) -> VoxelLock:
+    def acquire(self) -> None:
+        """Wait until no other writer is in."""
         self._lock.acquire()
         self._held = True
         if self._path is not None:
@@ -269,10 +291,6 @@ class VoxelLock:
             except OSError:
                 self.release()
                 raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
 
     def release(self) -> None:
         """Let the next writer in. May be called more than once."""

@@ -79,3 +79,16 @@ class Split:
     """What became of each in `target`, u64[n]."""
     blocks: U64
     """Blocks in which voxels left, ascending."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockChange:
+    """Blocks of scale 0 were written."""
+
+    mutation_id: int
+    blocks: U64
+    """Their codes, ascending."""
+    previous: tuple[bytes | None, ...]
+    """Handles of what was seen there before (for `VersionedView.load`), None where nothing was stored."""
+    stored: tuple[bytes, ...]
+    """The stored label blocks (`formats.label_block`) that are there now, supervoxels."""

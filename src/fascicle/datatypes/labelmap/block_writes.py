@@ -1,0 +1,311 @@
+"""Planning and storing writes of label blocks: what changes at every scale, and in the index.
+
+A *plan* is made against a snapshot, outside of the write transaction and under the voxel lock, because decoding and
+encoding take time. Storing it is a matter of puts. Should blocks have changed in between after all, the plan is made
+again inside of the transaction.
+
+Counts in the index change by true differences, from the voxels per label that each stored block carries, so that
+writing over a block leaves the index right whatever was there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fascicle.datatypes.base import Answer, Call, Change, Commit
+from fascicle.datatypes.labelmap import blocks, counters
+from fascicle.datatypes.labelmap.bodies import apply_counts
+from fascicle.datatypes.labelmap.events import BlockChange
+from fascicle.datatypes.voxel_requests import Triple
+from fascicle.formats import label_block
+from fascicle.formats.block_code import block_codes, block_xyz
+from fascicle.formats.label_block import LabelBlock
+from fascicle.versions.resolution import VersionedView
+
+U64 = NDArray[np.uint64]
+U32 = NDArray[np.uint32]
+
+OPEN_BYTES = 64 << 20
+"""Blocks of a write that are kept inflated for the scales above; the others are inflated again."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, (os.cpu_count() or 2)), "blocks")
+
+
+def side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Results in order, worked on by several threads; takes few items more than it has given results."""
+    size = max(1, (os.cpu_count() or 2))
+    if size == 1:
+        yield from map(function, items)
+        return
+    source = iter(items)
+    pool = _pool()
+    running = [pool.submit(function, item) for item in islice(source, 2 * size)]
+    while running:
+        result = running.pop(0).result()
+        for item in islice(source, 1):
+            running.append(pool.submit(function, item))
+        yield result
+
+
+class NewBlocks:
+    """Blocks of one scale on their way into the store, by code; the last one given for a code counts."""
+
+    def __init__(self) -> None:
+        self.stored: dict[int, bytes] = {}
+        self._open: dict[int, LabelBlock] = {}
+        self._open_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def add(self, code: int, stored: bytes, opened: LabelBlock | None = None) -> None:
+        self.stored[code] = stored
+        before = self._open.pop(code, None)
+        if before is not None:
+            self._open_bytes -= before.size_bytes
+        if opened is not None and self._open_bytes + opened.size_bytes <= OPEN_BYTES:
+            self._open[code] = opened
+            self._open_bytes += opened.size_bytes
+
+    def opened(self, code: int) -> LabelBlock:
+        found = self._open.get(code)
+        return label_block.opened_stored(self.stored[code], check=False) if found is None else found
+
+    def codes(self) -> U64:
+        """Ascending."""
+        return np.array(sorted(self.stored), np.uint64)
+
+
+def stored_of(dense_zyx: U64) -> tuple[bytes, LabelBlock]:
+    """A dense block u64[z,y,x] in its stored form, and taken apart."""
+    opened = label_block.opened(label_block.encode(dense_zyx))
+    return label_block.split(opened), opened
+
+
+@dataclass(slots=True)
+class Rows:
+    """How many voxels supervoxels u64[n] have in blocks u64[n], before and after (u32[n]); only what differs."""
+
+    sv: U64
+    block: U64
+    before: U32
+    after: U32
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a write stores."""
+
+    mark: bytes
+    """The count of voxel writes of the snapshot that the plan was made from."""
+    levels: dict[int, Mapping[int, bytes]]
+    """Stored blocks by code, by scale."""
+    rows: Rows | None = None
+    codes: U64 = field(default_factory=lambda: np.empty(0, np.uint64))
+    previous: tuple[bytes | None, ...] = ()
+    """Handles of the blocks of scale 0 that `codes` names, as they were."""
+
+
+# -- planning
+
+
+def previous_handles(view: VersionedView, scale: int, codes: U64) -> tuple[bytes | None, ...]:
+    """The handle of each block, None where nothing is stored."""
+    places, handles = blocks.find_blocks(view, scale, codes)
+    found: list[bytes | None] = [None] * len(codes)
+    for place, handle in zip(places.tolist(), handles, strict=True):
+        found[place] = handle
+    return tuple(found)
+
+
+def _columns(codes: U64, stored: Sequence[bytes | memoryview]) -> tuple[U64, U64, U32]:
+    """(supervoxels, blocks, voxels) of stored blocks."""
+    lengths = np.array([len(value) for value in stored], np.int64)
+    offsets = np.cumsum(lengths) - lengths
+    buffer = np.frombuffer(b"".join(stored), np.uint8)
+    tables, counts, starts = label_block.gather(buffer, offsets, lengths, 0)
+    return tables, np.repeat(codes, np.diff(starts)), counts
+
+
+def _previous_columns(view: VersionedView, codes: U64, handles: Sequence[bytes | None]) -> Iterator[tuple[U64, U64, U32]]:
+    present = [i for i, handle in enumerate(handles) if handle is not None]
+    for begin in range(0, len(present), blocks.BATCH_BLOCKS):
+        part = present[begin : begin + blocks.BATCH_BLOCKS]
+        batch = blocks.load_blocks(view, [handle for i in part if (handle := handles[i]) is not None])
+        tables, counts, starts = label_block.gather(batch.buffer, batch.offsets, batch.lengths, 0)
+        yield tables, np.repeat(codes[part], np.diff(starts)), counts
+
+
+def changed_rows(
+    view: VersionedView, codes: U64, previous: Sequence[bytes | None], stored: Mapping[int, bytes]
+) -> Rows:
+    """What new blocks change in the index, compared with the blocks that were there."""
+    columns: list[tuple[U64, U64, U32, bool]] = []
+    for sv, block, count in _previous_columns(view, codes, previous):
+        columns.append((sv, block, count, False))
+    listed = codes.tolist()
+    for begin in range(0, len(listed), 1024):
+        part = listed[begin : begin + 1024]
+        sv, block, count = _columns(codes[begin : begin + 1024], [stored[code] for code in part])
+        columns.append((sv, block, count, True))
+    if not columns:
+        empty, none = np.empty(0, np.uint64), np.empty(0, np.uint32)
+        return Rows(empty, empty, none, none)
+    sv = np.concatenate([c[0] for c in columns])
+    block = np.concatenate([c[1] for c in columns])
+    count = np.concatenate([c[2] for c in columns])
+    new = np.concatenate([np.full(len(c[0]), c[3]) for c in columns])
+    order = np.lexsort((sv, block))
+    sv, block, count, new = sv[order], block[order], count[order], new[order]
+    starts = np.flatnonzero(np.append(True, (sv[1:] != sv[:-1]) | (block[1:] != block[:-1])))
+    before = np.add.reduceat(np.where(new, np.uint32(0), count), starts, dtype=np.uint32)
+    after = np.add.reduceat(np.where(new, count, np.uint32(0)), starts, dtype=np.uint32)
+    keep = (before != after) & (sv[starts] != 0)
+    return Rows(sv[starts][keep], block[starts][keep], before[keep], after[keep])
+
+
+def coarser_blocks(
+    view: VersionedView, scale: int, changed: NewBlocks, size_xyz: Triple
+) -> NewBlocks:
+    """The blocks of the next scale up that contain changed blocks of `scale`."""
+    from fascicle.formats import downres
+
+    sx, sy, sz = size_xyz
+    xyz = block_xyz(changed.codes())
+    parents, inverse = np.unique(block_codes(xyz >> 1), return_inverse=True)
+    octants = ((xyz[:, 2] & 1) * 4 + (xyz[:, 1] & 1) * 2 + (xyz[:, 0] & 1)).tolist()
+    children: list[list[tuple[int, int]]] = [[] for _ in range(len(parents))]
+    for code, parent, octant in zip(changed.codes().tolist(), inverse.tolist(), octants, strict=True):
+        children[parent].append((octant, code))
+    partial = np.array([len(members) < 8 for members in children], np.bool_)
+    stored_before: dict[int, bytes] = {}
+    places, handles = blocks.find_blocks(view, scale + 1, parents[partial])
+    for begin in range(0, len(handles), blocks.BATCH_BLOCKS):
+        batch = blocks.load_blocks(view, handles[begin : begin + blocks.BATCH_BLOCKS])
+        for i, place in enumerate(places[begin : begin + blocks.BATCH_BLOCKS].tolist()):
+            stored_before[int(parents[partial][place])] = bytes(batch.value(i))
+
+    def parent_block(item: tuple[int, list[tuple[int, int]]]) -> tuple[int, bytes, LabelBlock]:
+        code, members = item
+        before = stored_before.get(code)
+        if before is not None:
+            dense = label_block.decode(label_block.opened_stored(before, check=False))
+        else:
+            dense = (np.zeros if len(members) < 8 else np.empty)((sz, sy, sx), np.uint64)
+        for octant, child in members:
+            z, y, x = (octant >> 2) * sz // 2, (octant >> 1 & 1) * sy // 2, (octant & 1) * sx // 2
+            corner = dense[z : z + sz // 2, y : y + sy // 2, x : x + sx // 2]
+            downres.halve_into(changed.opened(child), corner)
+        return (code, *stored_of(dense))
+
+    above = NewBlocks()
+    for code, stored, opened in side_by_side(parent_block, zip(parents.tolist(), children, strict=True)):
+        above.add(code, stored, opened)
+    return above
+
+
+def make_plan(
+    view: VersionedView, new: NewBlocks, size_xyz: Triple, *, scale: int = 0, top_scale: int = 0, indexing: bool = True
+) -> Plan:
+    """What storing new blocks of a scale means.
+
+    `top_scale` is the highest scale to compute from scale 0 (0: none); `indexing`: whether the index follows.
+    """
+    codes = new.codes()
+    plan = Plan(blocks.voxel_writes(view), {scale: new.stored}, codes=codes)
+    if scale == 0:
+        plan.previous = previous_handles(view, 0, codes)
+        if indexing:
+            plan.rows = changed_rows(view, codes, plan.previous, new.stored)
+        level = new
+        for lower in range(top_scale):
+            level = coarser_blocks(view, lower, level, size_xyz)
+            plan.levels[lower + 1] = level.stored
+    return plan
+
+
+# -- storing
+
+
+def store_plan(change: Change, plan: Plan) -> None:
+    """Write a plan's blocks and index rows in a transaction."""
+    view = change.view
+    blocks.mark_voxel_write(change.txn, change.instance.id)
+    for scale, stored in plan.levels.items():
+        for code in sorted(stored):
+            view.put(blocks.BLOCKS, blocks.key_of_code(scale, code), stored[code])
+    if plan.rows is not None:
+        apply_counts(view, plan.rows.sv, plan.rows.block, plan.rows.after)
+
+
+def _max_label(stored: Iterable[bytes]) -> int:
+    return max((int(label_block.stored_table(value).max()) for value in stored), default=0)
+
+
+def commit_blocks(
+    call: Call,
+    new: NewBlocks,
+    size_xyz: Triple,
+    *,
+    scale: int = 0,
+    downres: bool = False,
+    indexing: bool = True,
+    plain: bool = False,
+) -> Commit:
+    """The commit that stores new blocks; with `plain` nothing else happens than that they are stored.
+
+    Otherwise, at scale 0: extents and the greatest label grow, followers hear of it, a mutation id is taken. The index
+    follows if the instance has one and `indexing`; the scales above follow with `downres`.
+    """
+    full = scale == 0 and not plain
+    indexing = indexing and full and call.instance.properties.get("IndexedLabels", True)
+    top_scale = int(call.instance.properties.get("MaxDownresLevel", 0)) if downres and full else 0
+
+    def planned(view: VersionedView) -> Plan:
+        return make_plan(view, new, size_xyz, scale=scale, top_scale=top_scale, indexing=indexing)
+
+    greatest = _max_label(new.stored.values()) if full else 0
+    xyz = block_xyz(new.codes())
+    lock = blocks.voxel_lock(call.store, call.instance.id)
+    lock.acquire()
+    try:
+        with call.store.read() as txn:
+            plan = planned(VersionedView(txn, call.instance.id, call.ancestry))
+    except BaseException:
+        lock.release()
+        raise
+
+    def apply(change: Change) -> None:
+        current = plan
+        if blocks.voxel_writes(change.view) != plan.mark:
+            current = planned(change.view)
+        store_plan(change, current)
+        if not full or not len(xyz):
+            return
+        low = (xyz.min(axis=0) * size_xyz).tolist()
+        high = ((xyz.max(axis=0) + 1) * size_xyz - 1).tolist()
+        blocks.grow_extents(change.view, low, high)
+        counters.raise_max_label(change, greatest)
+        stored = tuple(new.stored[code] for code in current.codes.tolist())
+        change.emit(BlockChange(change.mutation_id(), current.codes, current.previous, stored))
+
+    def answer(_: None) -> Answer:
+        lock.release()
+        return Answer()
+
+    return Commit(apply, answer)

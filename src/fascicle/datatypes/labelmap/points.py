@@ -1,0 +1,137 @@
+"""Labels at points."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from fascicle.datatypes.base import Answer, Call, Option, Reply, Route, Work
+from fascicle.datatypes.image.block_cache import BlockCache, cache_of
+from fascicle.datatypes.labelmap import blocks
+from fascicle.datatypes.labelmap.mapping import Mapping, mapping_at
+from fascicle.datatypes.labelmap.requests import checked_hash
+from fascicle.datatypes.labelmap.voxels import SCALE, SUPERVOXELS, block_size, mapping_of, scale_of
+from fascicle.datatypes.voxel_requests import Triple, parse_triple
+from fascicle.errors import BadRequest
+from fascicle.formats import label_block
+from fascicle.formats.block_code import LIMIT, block_codes
+from fascicle.versions.resolution import VersionedView
+
+U64 = NDArray[np.uint64]
+I64 = NDArray[np.int64]
+
+_points = msgspec.json.Decoder(list[tuple[int, int, int]])
+_INT64_MIN, _INT64_MAX = -(1 << 63), (1 << 63) - 1
+
+
+def supervoxels_at(
+    view: VersionedView, scale: int, xyz: I64, block_size_xyz: Triple, cache: BlockCache | None = None
+) -> U64:
+    """Supervoxels u64[n] at voxels i64[n,3] (x, y, z, of the scale); 0 where nothing is stored."""
+    out = np.zeros(len(xyz), np.uint64)
+    if not len(xyz):
+        return out
+    size = np.array(block_size_xyz, np.int64)
+    corners = np.floor_divide(xyz, size)
+    inside = (np.abs(corners) <= LIMIT).all(axis=1)
+    places = np.arange(len(xyz))
+    if not inside.all():
+        places = places[inside]
+        xyz, corners = xyz[inside], corners[inside]
+    codes = block_codes(corners)
+    order = np.argsort(codes, kind="stable")
+    codes = codes[order]
+    local = np.ascontiguousarray((xyz - corners * size)[order])
+    places = places[order]
+    starts = np.flatnonzero(np.append(True, codes[1:] != codes[:-1])) if len(codes) else np.empty(0, np.int64)
+    ends = np.append(starts[1:], len(codes))
+    found, handles = blocks.find_blocks(view, scale, codes[starts])
+    sorted_out = np.zeros(len(codes), np.uint64)
+    begins, stops = starts[found].tolist(), ends[found].tolist()
+    for batch in range(0, len(handles), blocks.BATCH_BLOCKS):
+        opened = blocks.open_blocks(view, handles[batch : batch + blocks.BATCH_BLOCKS], cache)
+        for i, block in enumerate(opened, batch):
+            begin, end = begins[i], stops[i]
+            if len(block.table) == 1:
+                sorted_out[begin:end] = block.table[0]
+            else:
+                sorted_out[begin:end] = label_block.points(block, local[begin:end])
+    out[places] = sorted_out
+    return out
+
+
+def labels_at(
+    view: VersionedView, scale: int, xyz: I64, block_size_xyz: Triple, mapping: Mapping | None, cache: BlockCache | None
+) -> U64:
+    """Like `supervoxels_at`, with bodies where a mapping is given."""
+    supervoxels = supervoxels_at(view, scale, xyz, block_size_xyz, cache)
+    return supervoxels if mapping is None else mapping.bodies(supervoxels)
+
+
+def body_at(call: Call, xyz: Triple, scale: int = 0) -> int:
+    """The label at a voxel: a body, or a supervoxel if the request asks for those."""
+    view = call.view
+    bx, by, bz = block_size(call)
+    x, y, z = xyz[0] // bx, xyz[1] // by, xyz[2] // bz
+    if max(abs(x), abs(y), abs(z)) > LIMIT:
+        return 0
+    handle = view.handle(blocks.BLOCKS, blocks.block_key(scale, x, y, z))
+    if handle is None:
+        return 0
+    (block,) = blocks.open_blocks(view, [handle], cache_of(call.store))
+    local = np.array([[xyz[0] - x * bx, xyz[1] - y * by, xyz[2] - z * bz]], np.int64)
+    supervoxel = int(label_block.points(block, local)[0])
+    if call.flag("supervoxels"):
+        return supervoxel
+    return mapping_at(view).body(supervoxel)[0]
+
+
+def get_label(call: Call) -> Reply:
+    """The label at one voxel."""
+    xyz = parse_triple(call.argument(0, "a coordinate x_y_z"))
+    return Answer(b'{"Label": %d}' % body_at(call, xyz, scale_of(call)), "application/json")
+
+
+def parse_points(data: bytes) -> I64:
+    """A JSON list of [x, y, z] as i64[n,3]."""
+    try:
+        listed: Any = _points.decode(data)
+        return np.array(listed, np.int64).reshape(-1, 3)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BadRequest(f"points must be a JSON list of [x,y,z]: {error}") from None
+    except OverflowError:
+        raise BadRequest(f"coordinates must lie within {_INT64_MIN} to {_INT64_MAX}") from None
+
+
+def get_labels(call: Call) -> Reply:
+    """Labels at the voxels of a JSON list."""
+    checked_hash(call)
+    scale = scale_of(call)
+    xyz = parse_points(call.body)
+    view = call.view
+    labels = labels_at(view, scale, xyz, block_size(call), mapping_of(call, view), cache_of(call.store))
+    return Answer.json(labels.tolist())
+
+
+ROUTES = (
+    Route(
+        "label",
+        {"GET": get_label, "POST": get_label},
+        "The label at a voxel.",
+        "<x_y_z>",
+        (SCALE, SUPERVOXELS),
+        work=Work.SMALL,
+        reads_by_post=True,
+    ),
+    Route(
+        "labels",
+        {"GET": get_labels},
+        "Labels at the voxels [[x,y,z],...] of the body, in the same order.",
+        "",
+        (SCALE, SUPERVOXELS, Option("hash", "MD5 of the body in hex, which is compared")),
+        work=Work.HEAVY,
+    ),
+)
