@@ -39,7 +39,7 @@ class AccessLog:
 
 def line(request: Request, status: int, seconds: float, size: int) -> str:
     """Time, address, user, application, method, path, status, bytes and milliseconds."""
-    client = request.scope.get("client")
+    client = request.client
     path = request.path.encode("unicode_escape", "surrogateescape").decode("ascii")
     return (
         f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {client[0] if client else '-'} {_word(request.user)} {_word(request.app)} "

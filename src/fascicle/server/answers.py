@@ -17,9 +17,6 @@ RawHeader = tuple[bytes, bytes]
 METHODS = b"GET, HEAD, POST, PUT, DELETE, OPTIONS"
 _EXPOSED = (b"access-control-expose-headers", b"Content-Range, Accept-Ranges, Content-Encoding, ETag")
 _ANYBODY = (b"access-control-allow-origin", b"*")
-_NOSNIFF = (b"x-content-type-options", b"nosniff")
-_TEXT = (b"content-type", b"text/plain; charset=utf-8")
-_content_types: dict[str, RawHeader] = {}
 
 
 def page(path: str) -> Answer | None:
@@ -39,6 +36,7 @@ class CommonHeaders:
         self._timing = [(b"timing-allow-origin", b"*")] if timing else []
         self.everybody = "*" in domains
         self.always: list[RawHeader] = [_ANYBODY, _EXPOSED, *self._timing] if self.everybody else self._timing
+        self.always_encoded = _encoded(self.always)
 
     def of(self, request: Request) -> list[RawHeader]:
         """The headers for one request. The list must not be changed."""
@@ -49,6 +47,61 @@ class CommonHeaders:
             return [(b"vary", b"Origin"), *self._timing]
         allowed = (b"access-control-allow-origin", origin.encode("latin-1"))
         return [allowed, (b"vary", b"Origin"), _EXPOSED, *self._timing]
+
+
+    def encoded(self, request: Request) -> bytes:
+        """The headers for one request as they are sent."""
+        if self.everybody or not self._domains:
+            return self.always_encoded
+        return _encoded(self.of(request))
+
+
+def _encoded(headers: list[RawHeader]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
+_type_lines: dict[str, bytes] = {}
+
+
+def _type_line(content_type: str) -> bytes:
+    found = _type_lines.get(content_type)
+    if found is None:
+        found = b"content-type: " + content_type.encode("latin-1") + b"\r\n"
+        if len(_type_lines) < 200:
+            _type_lines[content_type] = found
+    return found
+
+
+def _checked(name: str, value: str) -> bytes:
+    line = f"{name.lower()}: {value}".encode("latin-1", "replace")
+    if b"\r" in line or b"\n" in line:
+        raise ValueError(f"header {name!r} would contain a line break")
+    return line + b"\r\n"
+
+
+def whole_head(request: Request, answer: Answer, common: CommonHeaders, size: int) -> bytes:
+    """The encoded headers of an answer whose body has `size` bytes."""
+    head = common.encoded(request)
+    if answer.content_type is not None:
+        head += _type_line(answer.content_type)
+    for name, value in answer.headers:
+        head += _checked(name, value)
+    return head + b"content-length: %d\r\n" % size
+
+
+def of_error(error: FascicleError, path: str) -> Answer:
+    """The answer that an expected error becomes."""
+    text = f"{error.message} ({path}).\n" if error.names_path else f"{error.message}\n"
+    headers = [("X-Content-Type-Options", "nosniff")]
+    if isinstance(error, RangeNotSatisfiable):
+        headers.append(("Content-Range", f"bytes */{error.size}"))
+    body = text.encode("utf-8", "backslashreplace")
+    return Answer(body, "text/plain; charset=utf-8", error.status, headers)
+
+
+def of_defect() -> Answer:
+    """The answer to a request that met a defect of this program."""
+    return Answer(b"Internal error while answering: see the server's log\n", "text/plain; charset=utf-8", 500)
 
 
 def _matches(domain: str, origin: str) -> bool:
@@ -80,14 +133,10 @@ class Sending:
     def _headers(self, answer: Answer) -> list[RawHeader]:
         headers = list(self._common.of(self._request))
         if answer.content_type is not None:
-            found = _content_types.get(answer.content_type)
-            if found is None:
-                found = (b"content-type", answer.content_type.encode("latin-1"))
-                if len(_content_types) < 200:
-                    _content_types[answer.content_type] = found
-            headers.append(found)
+            headers.append((b"content-type", answer.content_type.encode("latin-1")))
         for name, value in answer.headers:
-            headers.append((name.lower().encode("latin-1"), value.encode("latin-1", "replace")))
+            given, _, encoded = _checked(name, value).rstrip().partition(b": ")
+            headers.append((given, encoded))
         return headers
 
     async def answer(self, answer: Answer) -> None:
@@ -120,31 +169,19 @@ class Sending:
 
     async def error(self, error: FascicleError) -> None:
         """Send an expected error; behind the beginning of an answer its text is appended to the body."""
-        text = error.message
-        if error.names_path:
-            text = f"{text} ({self._request.path})."
-        body = f"{text}\n".encode("utf-8", "surrogateescape")
+        answer = of_error(error, self._request.path)
         if self.started:
-            await self.piece(body)
+            await self.piece(answer.body)  # type: ignore[arg-type]
             await self.end()
-            return
-        headers = [*self._common.of(self._request), _TEXT, _NOSNIFF, (b"content-length", b"%d" % len(body))]
-        if isinstance(error, RangeNotSatisfiable):
-            headers.append((b"content-range", b"bytes */%d" % error.size))
-        self.status = error.status
-        self.size = len(body)
-        self.started = True
-        await self._send({"type": "http.response.start", "status": error.status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": b"" if self.headless else body})
+        else:
+            await self.answer(answer)
 
     async def failure(self) -> None:
         """Send word of a defect; an answer that has begun is broken off, so that nobody takes it as whole."""
         if self.started:
             self.status = 500
             raise ConnectionAbortedError("the answer had begun")
-        error = FascicleError("Internal error while answering: see the server's log")
-        error.status = 500
-        await self.error(error)
+        await self.answer(of_defect())
 
     async def options(self) -> None:
         """Answer OPTIONS: which methods there are and, before a request of another origin, what it may send."""

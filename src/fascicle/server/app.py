@@ -19,12 +19,13 @@ from typing import Any
 from fascicle.config import Settings
 from fascicle.datatypes.base import Answer, Call, Commit, Reply, Route, Work
 from fascicle.datatypes.change import MIN_MUTATION_ID, StoreChange
-from fascicle.errors import BadRequest, FascicleError, RangeNotSatisfiable, Unavailable
+from fascicle.errors import BadRequest, FascicleError, Unavailable
 from fascicle.server import answers, catalog_dispatch, instance_routes, server_routes
 from fascicle.server.access_log import AccessLog
 from fascicle.server.admission import Pools, Throttle
 from fascicle.server.bodies import BodyBridge, BodyLimits, Receive
 from fascicle.server.catalog_calls import Edit
+from fascicle.server.connection import Exchange
 from fascicle.server.gates import Gates
 from fascicle.server.metrics import Metrics
 from fascicle.server.requests import Request
@@ -81,7 +82,7 @@ class Application:
             MIN_MUTATION_ID: settings.server.min_mutation_id_start,
         }
         self.closing = False
-        self._landed: deque[tuple[asyncio.Future[Any], Outcome]] = deque()
+        self._landed: deque[tuple[Callable[[Outcome], None], Outcome]] = deque()
         self._landing = False
         self._sweeper = Sweeper(store, self.catalogs)
 
@@ -115,7 +116,7 @@ class Application:
         self.access_log.flush()
 
     async def _http(self, scope: Any, receive: Receive, send: Send) -> None:
-        request = Request(scope, time.perf_counter())
+        request = Request.of_scope(scope)
         sending = answers.Sending(send, request, self.headers)
         self.metrics.running += 1
         kind = keyword = ""
@@ -148,14 +149,71 @@ class Application:
             log.exception("%s %s failed", request.method, request.path)
             await sending.failure()
         finally:
-            seconds = time.perf_counter() - request.started
             self.metrics.running -= 1
-            if sending.status == 404 or sending.status == 400:
-                keyword = ""
-            self.metrics.count(kind, keyword, request.method, sending.status, seconds, sending.size)
-            if request.user:
-                self.metrics.count_user(request.user, seconds)
-            self.access_log.add(request, sending.status, seconds, sending.size)
+            self._account(kind, keyword, request, sending.status, sending.size)
+
+    def _account(self, kind: str, keyword: str, request: Request, status: int, size: int) -> None:
+        """Count an answered request and log it."""
+        seconds = time.perf_counter() - request.started
+        if status in (400, 404):
+            keyword = ""  # what clients make up must not become a name of a metric
+        self.metrics.count(kind, keyword, request.method, status, seconds, size)
+        if request.user:
+            self.metrics.count_user(request.user, seconds)
+        self.access_log.add(request, status, seconds, size)
+
+    # -- answers without a task
+
+    def quick(self, request: Request, body: bytes, exchange: Exchange) -> bool:
+        """Answer a request on an instance at once, or start the change it asks for; False if it needs a task."""
+        segments = request.segments
+        if len(segments) < 5 or segments[1] != "node" or segments[0] != "api" or request.method == "OPTIONS":
+            return False
+        try:
+            self._pass_gates(request)
+            with self.store.read() as txn:
+                plan = self.plan(request, txn)
+                route = plan.route
+                if route.work is not Work.SMALL or route.streams_body or (route.throttled and request.query):
+                    return False
+                reply = plan.handler(self._call(request, plan, txn, body))
+            if isinstance(reply, Commit):
+                land = partial(self._finish_quick_commit, request, reply, exchange)
+                self.store.submit(self._change(request, plan, reply), partial(self._land, exchange.loop, land))
+                return True
+            if not isinstance(reply.body, (bytes, memoryview)):
+                return False
+        except FascicleError as error:
+            reply = answers.of_error(error, request.path)
+        except Exception:
+            log.exception("%s %s failed", request.method, request.path)
+            reply = answers.of_defect()
+        self._write_quick(request, reply, exchange)
+        return True
+
+    def _write_quick(self, request: Request, answer: Answer, exchange: Exchange) -> None:
+        body: Any = answer.body
+        size = len(body)
+        head = answers.whole_head(request, answer, self.headers, size)
+        exchange.write(answer.status, head, b"" if request.method == "HEAD" else body)
+        self._account("node", request.segments[4], request, answer.status, size)
+
+    def _finish_quick_commit(self, request: Request, commit: Commit, exchange: Exchange, outcome: Outcome) -> None:
+        error = outcome.error
+        if error is None:
+            try:
+                answer = commit.answer(outcome.result)
+                if not isinstance(answer.body, (bytes, memoryview)):
+                    answer.body = b"".join(answer.body)
+            except Exception as raised:
+                error = raised
+        if error is not None:
+            if isinstance(error, FascicleError):
+                answer = answers.of_error(error, request.path)
+            else:
+                log.error("%s %s failed", request.method, request.path, exc_info=error)
+                answer = answers.of_defect()
+        self._write_quick(request, answer, exchange)
 
     def _pass_gates(self, request: Request) -> None:
         """The checks that come before all others."""
@@ -341,15 +399,21 @@ class Application:
     # -- changes
 
     async def _commit(self, request: Request, plan: Plan, commit: Commit, sending: answers.Sending) -> None:
-        """Make a change and answer once it is durable. That it is allowed is checked again inside of the transaction."""
-        asks = plan.route.reads_by_post and request.method == "POST"
+        """Make a change and answer once it is durable."""
+        result = await self.submit(self._change(request, plan, commit))
+        await sending.answer(commit.answer(result))
+
+    def _change(self, request: Request, plan: Plan, commit: Commit) -> Callable[[WriteTransaction], Any]:
+        """A change for the store; that it is allowed is checked again inside of the transaction."""
         keyword = request.segments[4]
+        gated = keyword != "blobstore" and not (plan.route.reads_by_post and request.method == "POST")
+        instance_id, version = plan.instance.id, plan.node.id
 
         def change(txn: WriteTransaction) -> Any:
             editor = CatalogEditor(txn, self.catalogs)
-            node = editor.catalog.node(plan.node.id)
-            instance = editor.catalog.instance_by_id(plan.instance.id)
-            if not asks and keyword != "blobstore":
+            node = editor.catalog.node(version)
+            instance = editor.catalog.instance_by_id(instance_id)
+            if gated:
                 self.gates.check_instance_open(request, node, instance, keyword)
             return commit.apply(
                 StoreChange(
@@ -357,8 +421,7 @@ class Application:
                 )
             )
 
-        result = await self.submit(change)
-        await sending.answer(commit.answer(result))
+        return change
 
     async def edit(self, edit: Edit) -> Answer:
         """Change the catalog and answer once that is durable."""
@@ -369,12 +432,12 @@ class Application:
         """Run a change in a write transaction; the future is done once it is durable."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        self.store.submit(change, partial(self._land, loop, future))
+        self.store.submit(change, partial(self._land, loop, partial(_settle, future)))
         return future
 
-    def _land(self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], outcome: Outcome) -> None:
+    def _land(self, loop: asyncio.AbstractEventLoop, receiver: Callable[[Outcome], None], outcome: Outcome) -> None:
         """In the writer's thread: pass an outcome to the loop, which is woken once for all that are waiting."""
-        self._landed.append((future, outcome))
+        self._landed.append((receiver, outcome))
         if not self._landing:
             self._landing = True
             loop.call_soon_threadsafe(self._deliver)
@@ -383,13 +446,8 @@ class Application:
         self._landing = False
         landed = self._landed
         while landed:
-            future, outcome = landed.popleft()
-            if future.cancelled():
-                continue
-            if outcome.error is not None:
-                future.set_exception(outcome.error)
-            else:
-                future.set_result(outcome.result)
+            receiver, outcome = landed.popleft()
+            receiver(outcome)
 
     def start_sweeping(self, _: Any = None) -> Answer:
         """Remove the data of deleted instances in the background."""
@@ -422,6 +480,14 @@ class Application:
         await sending.answer(handler(self, request, body))
 
 
+def _settle(future: asyncio.Future[Any], outcome: Outcome) -> None:
+    if not future.cancelled():
+        if outcome.error is not None:
+            future.set_exception(outcome.error)
+        else:
+            future.set_result(outcome.result)
+
+
 def _gathered(pieces: Iterator[bytes | memoryview]) -> tuple[bytes | memoryview, bool]:
     """The next pieces in one, and whether more may follow."""
     gathered: list[bytes | memoryview] = []
@@ -443,6 +509,3 @@ def _close(body: Any, reading: Reading) -> None:
             close()
     finally:
         reading.__exit__(None, None, None)
-
-
-__all__ = ["Application", "Plan", "RangeNotSatisfiable"]

@@ -85,6 +85,7 @@ def run(settings: Settings) -> None:
 def _serve(settings: Settings, listening: socket.socket, parent: int = 0) -> None:
     """Serve in this process."""
     from fascicle.server.app import Application
+    from fascicle.server.connection import Connection
     from fascicle.store import open_store
 
     store = open_store(settings.data)
@@ -92,7 +93,7 @@ def _serve(settings: Settings, listening: socket.socket, parent: int = 0) -> Non
         app = Application(store, settings)
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=Connection,  # type: ignore[arg-type]
             loop="uvloop" if sys.platform != "win32" else "asyncio",
             ws="none",
             lifespan="on",
@@ -100,6 +101,7 @@ def _serve(settings: Settings, listening: socket.socket, parent: int = 0) -> Non
             log_level="warning",
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             backlog=BACKLOG,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=GRACE_S,
