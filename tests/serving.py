@@ -225,12 +225,16 @@ class RunningServer:
             if self.process.poll() is not None:
                 break
             with suppress(OSError, http.client.HTTPException), self.client(timeout_s=10) as client:
-                if client.get("/api/server/info").status == 200:
-                    self.start_s = time.monotonic() - began
-                    return self
+                status = client.get("/api/server/info").status
+                if status == 503:
+                    continue
+                if status != 200:
+                    break
+                self.start_s = time.monotonic() - began
+                return self
             time.sleep(0.02)
         self.kill9()
-        raise AssertionError(f"the server did not start; the end of its output:\n{self.log_text()[-4000:]}")
+        raise AssertionError(f"the server did not start; the end of its output:\n{self.log_text()[-2000:]}")
 
     def log_text(self) -> str:
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
