@@ -158,6 +158,11 @@ def decode_into(
         out_zyx[...] = target
 
 
+def wire_of_solid(size_xyz: tuple[int, int, int], label: int) -> bytes:
+    """The wire form of a block in which every voxel has one label."""
+    return _HEADER.pack(*(n // 8 for n in size_xyz), 1) + struct.pack("<Q", label)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # bytes from outside
 
