@@ -351,7 +351,7 @@ def test_supervoxels_are_split_along_runs(block: np.ndarray, seed: int) -> None:
     supervoxel = int(block.reshape(-1)[rng.integers(block.size)])
     inside = rng.random(block.shape) < 0.3
     offset = (64, -128, 8)
-    runs = np.array(slow_runs(inside, offset) + [(-500, -500, -500, 9), (0, -128, 8, 4)], np.int32)
+    runs = np.array([*slow_runs(inside, offset), (-500, -500, -500, 9), (0, -128, 8, 4)], np.int32)
     expected = block.copy()
     expected[(block == supervoxel) & inside] = 2**50 + 1
     expected[(block == supervoxel) & ~inside] = 2**50 + 2

@@ -1,22 +1,26 @@
-"""Label indices as protobuf messages: `LabelIndex` and `LabelIndices`.
+"""The protobuf messages LabelIndex and LabelIndices as flat columns (source: DVID `datatype/common/proto`).
 
-Source: DVID `datatype/common/proto/labelops.proto`. A message maps scale-0 blocks to the supervoxels in them with
-their voxel counts, and says who last changed the body. Parsers accept any field order, unknown fields, and messages
-put together by concatenation, of which the later fields count.
+A label index says, for a body, how many voxels of which supervoxel lie in which block::
+
+    LabelIndex   { map<uint64, SVCount> blocks = 1; uint64 label = 2; uint64 last_mutid = 3;
+                   string last_mod_time = 4, last_mod_user = 5, last_mod_app = 6 }
+    SVCount      { map<uint64, uint32> counts = 1; uint64 surface_mutid = 2 }
+    LabelIndices { repeated LabelIndex indices = 1 }
+
+Inside, blocks are the sortable codes of `formats.block_code`; the keys on the wire hold sign and magnitude.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fascicle.errors import BadRequest
-from fascicle.formats.block_code import codes_to_wire, wire_to_codes
 from fascicle.kernels import protobuf, sorted_map
-from fascicle.kernels.arrays import frozen, frozen_bytes
+from fascicle.kernels.arrays import Buffer, frozen, frozen_bytes
 
 U64 = NDArray[np.uint64]
 U32 = NDArray[np.uint32]
@@ -26,18 +30,23 @@ def _no_u64() -> U64:
     return np.empty(0, np.uint64)
 
 
-@dataclass(frozen=True, slots=True)
-class LabelIndex:
-    """One body's index in columns.
+def _no_u32() -> U32:
+    return np.empty(0, np.uint32)
 
-    `supervoxels` u64[n], `blocks` u64[n] (sortable codes of `block_code`), `counts` u32[n], one row for each supervoxel
-    in a block; `surface_blocks` u64[m] and `surface_mutids` u64[m], the mutation that last changed the body in a block.
+
+@dataclass(slots=True)
+class LabelIndex:
+    """The index of one body.
+
+    Rows: `supervoxels` u64[n], `blocks` u64[n] (sortable codes), `counts` u32[n] voxels; each (block, supervoxel)
+    once, in any order. Surfaces: `surface_blocks` u64[m] and `surface_mutids` u64[m], the mutations that last changed
+    the body there.
     """
 
-    label: int
+    label: int = 0
     supervoxels: U64 = field(default_factory=_no_u64)
     blocks: U64 = field(default_factory=_no_u64)
-    counts: U32 = field(default_factory=lambda: np.empty(0, np.uint32))
+    counts: U32 = field(default_factory=_no_u32)
     surface_blocks: U64 = field(default_factory=_no_u64)
     surface_mutids: U64 = field(default_factory=_no_u64)
     last_mutid: int = 0
@@ -46,117 +55,130 @@ class LabelIndex:
     last_mod_app: str = ""
 
 
-def decode(data: bytes | memoryview) -> LabelIndex:
-    """A LabelIndex message; BadRequest if the bytes are none. Rows come in the order of the message."""
-    view = frozen_bytes(data)
-    most = len(view) // 2 + 1
-    sv, block = np.empty(most, np.uint64), np.empty(most, np.uint64)
-    surface_block, surface_mutid = np.empty(most, np.uint64), np.empty(most, np.uint64)
-    count = np.empty(most, np.uint32)
-    scalars, spans = np.zeros(2, np.uint64), np.zeros((3, 2), np.int64)
-    rows, blocks = protobuf.parse_label_index(view, sv, block, count, surface_block, surface_mutid, scalars, spans)
-    if rows < 0:
-        raise BadRequest("cannot parse the body as a protobuf LabelIndex: invalid wire-format data")
-    try:
-        texts = [bytes(view[a:b]).decode() for a, b in spans.tolist()]
-    except UnicodeDecodeError as error:
-        raise BadRequest(f"a text of the protobuf LabelIndex is not UTF-8: {error}") from None
-    known = surface_mutid[:blocks] > 0
-    return LabelIndex(
-        int(scalars[0]),
-        sv[:rows].copy(),
-        wire_to_codes(block[:rows]),
-        count[:rows].copy(),
-        wire_to_codes(surface_block[:blocks][known]),
-        surface_mutid[:blocks][known],
-        int(scalars[1]),
-        *texts,
-    )
-
-
-def members(data: bytes | memoryview) -> Iterator[memoryview]:
-    """The messages of field 1 of a message that has only that one, such as LabelIndices."""
-    view, at = memoryview(data), 0
-    while at < len(view):
-        tag, at = _varint(view, at)
-        if tag != 10:
-            raise BadRequest("cannot parse the body as protobuf LabelIndices: invalid wire-format data")
-        length, at = _varint(view, at)
-        if length > len(view) - at:
-            raise BadRequest("cannot parse the body as protobuf LabelIndices: it is cut short")
-        yield view[at : at + length]
-        at += length
-
-
-def decode_many(data: bytes | memoryview) -> list[LabelIndex]:
-    """The indices of a LabelIndices message, in order; BadRequest if the bytes are none."""
-    return [decode(member) for member in members(data)]
-
-
-def _varint(view: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < len(view) and shift < 70:
-        byte = view[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    raise BadRequest("cannot parse the body as protobuf: a number is cut short or too long")
-
-
-def _number(field_number: int, value: int) -> bytes:
-    return bytes((field_number << 3,)) + varint(value) if value else b""
-
-
-def _text(field_number: int, text: str) -> bytes:
-    data = text.encode()
-    return bytes((field_number << 3 | 2,)) + varint(len(data)) + data if data else b""
-
-
 def varint(value: int) -> bytes:
-    """A number of at most 64 bits as a protobuf varint."""
+    """A protobuf varint; negative numbers as their 64-bit complement."""
+    value &= (1 << 64) - 1
     out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
+    while value > 127:
+        out.append(value & 127 | 128)
         value >>= 7
     out.append(value)
     return bytes(out)
 
 
 def encode(index: LabelIndex) -> bytes:
-    """A LabelIndex message, blocks ascending (z, y, x), supervoxels as they come.
-
-    Rows must be unique in (supervoxel, block); they are fastest if sorted by supervoxel.
-    """
-    order: U64
-    blocks, order = sorted_map.sort_pairs(index.blocks, np.arange(len(index.blocks), dtype=np.uint64))
-    places = order.astype(np.int64)
-    starts = np.flatnonzero(np.r_[True, blocks[1:] != blocks[:-1]]) if len(blocks) else np.empty(0, np.int64)
-    present = blocks[starts]
-    surface = np.zeros(len(present), np.uint64)
-    if len(index.surface_blocks):
-        at = np.searchsorted(present, index.surface_blocks)
-        there = at < len(present)
-        there[there] = present[at[there]] == index.surface_blocks[there]
-        surface[at[there]] = index.surface_mutids[there]
-    encoded = protobuf.encode_blocks(
-        frozen(index.supervoxels[places]),
-        frozen(codes_to_wire(blocks)),
-        frozen(index.counts[places]),
-        frozen(np.r_[starts, len(blocks)].astype(np.int64)),
-        frozen(surface),
+    """A serialized LabelIndex, its blocks and supervoxels ascending."""
+    blocks, order = index.blocks, None
+    if len(blocks) > 1 and not bool((blocks[1:] >= blocks[:-1]).all()):
+        blocks, order = sorted_map.sort_pairs(blocks, np.arange(len(blocks), dtype=np.uint64))
+    supervoxels = index.supervoxels if order is None else index.supervoxels[order]
+    counts = index.counts if order is None else index.counts[order]
+    surface_blocks, surface_mutids = sorted_map.sort_pairs(index.surface_blocks, index.surface_mutids)
+    rows = protobuf.write_index(
+        frozen(supervoxels), frozen(blocks), frozen(counts), frozen(surface_blocks), frozen(surface_mutids)
     )
-    scalars = _number(2, index.label) + _number(3, index.last_mutid)
-    texts = _text(4, index.last_mod_time) + _text(5, index.last_mod_user) + _text(6, index.last_mod_app)
-    return bytes(encoded.tobytes()) + scalars + texts
+    return b"".join((rows.tobytes(), _scalars(index)))
+
+
+def _scalars(index: LabelIndex) -> bytes:
+    """Fields 2 to 6, those that are not zero or empty."""
+    out = b""
+    if index.label:
+        out += b"\x10" + varint(index.label)
+    if index.last_mutid:
+        out += b"\x18" + varint(index.last_mutid)
+    for tag, text in (
+        (b"\x22", index.last_mod_time),
+        (b"\x2a", index.last_mod_user),
+        (b"\x32", index.last_mod_app),
+    ):
+        if text:
+            encoded = text.encode()
+            out += tag + varint(len(encoded)) + encoded
+    return out
 
 
 def encode_empty(label: int) -> bytes:
-    """The LabelIndex of a body that does not exist: only its label."""
-    return _number(2, label)
+    """A serialized LabelIndex that has nothing but its label."""
+    return _scalars(LabelIndex(label))
 
 
-def as_member(message: bytes) -> bytes:
-    """A LabelIndex as it stands in a LabelIndices message."""
-    return b"\x0a" + varint(len(message)) + message
+def as_member(serialized: bytes) -> bytes:
+    """A serialized LabelIndex as a field of LabelIndices; members may simply be concatenated."""
+    return b"\x0a" + varint(len(serialized)) + serialized
+
+
+def encode_many(indices: Iterable[LabelIndex]) -> bytes:
+    """A serialized LabelIndices."""
+    return b"".join(as_member(encode(index)) for index in indices)
+
+
+def decode(data: Buffer) -> LabelIndex:
+    """The columns of a serialized LabelIndex; BadRequest if it is malformed."""
+    view = frozen_bytes(data)
+    return _decode_ranges(view, np.zeros(1, np.int64), np.array([view.size], np.int64))[0]
+
+
+def decode_many(data: Buffer) -> list[LabelIndex]:
+    """The indices of a serialized LabelIndices, also of several concatenated ones; BadRequest if it is malformed."""
+    view = frozen_bytes(data)
+    nothing = np.empty(0, np.int64)
+    n = protobuf.member_ranges(view, False, nothing, nothing)
+    if n < 0:
+        raise BadRequest(f"{view.size} bytes are not a serialized LabelIndices message")
+    starts = np.empty(n, np.int64)
+    ends = np.empty(n, np.int64)
+    protobuf.member_ranges(view, True, starts, ends)
+    return _decode_ranges(view, starts, ends)
+
+
+def _decode_ranges(data: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> list[LabelIndex]:
+    n = len(starts)
+    row_starts = np.empty(n + 1, np.int64)
+    surface_starts = np.empty(n + 1, np.int64)
+    scalars = np.empty((n, 9), np.int64)
+    frame = (row_starts, surface_starts, scalars)
+    columns = (_no_u64(), _no_u64(), _no_u32(), _no_u64(), _no_u64())
+    bad = protobuf.parse_indices(data, starts, ends, False, *frame, *columns)
+    if bad:
+        raise BadRequest(f"serialized label index {bad - 1} of {n} is malformed")
+    rows, surfaces = int(row_starts[n]), int(surface_starts[n])
+    columns = (
+        np.empty(rows, np.uint64),
+        np.empty(rows, np.uint64),
+        np.empty(rows, np.uint32),
+        np.empty(surfaces, np.uint64),
+        np.empty(surfaces, np.uint64),
+    )
+    protobuf.parse_indices(data, starts, ends, True, *frame, *columns)
+    supervoxels, blocks, counts, surface_blocks, surface_mutids = columns
+    indices = []
+    for i, row in enumerate(scalars.tolist()):
+        here = slice(int(row_starts[i]), int(row_starts[i + 1]))
+        surface = slice(int(surface_starts[i]), int(surface_starts[i + 1]))
+        texts = [data[row[k] : row[k + 1]].tobytes().decode(errors="replace") for k in (2, 4, 6)]
+        index = LabelIndex(
+            row[0] & ((1 << 64) - 1),
+            supervoxels[here],
+            blocks[here],
+            counts[here],
+            surface_blocks[surface],
+            surface_mutids[surface],
+            row[1] & ((1 << 64) - 1),
+            *texts,
+        )
+        if row[8]:
+            _keep_last(index)
+        indices.append(index)
+    return indices
+
+
+def _keep_last(index: LabelIndex) -> None:
+    """Of repeated (block, supervoxel) pairs and surfaces keep the last, as protobuf maps do."""
+    n = len(index.blocks)
+    if n:
+        order = np.lexsort((index.supervoxels, index.blocks))
+        blocks, supervoxels = index.blocks[order], index.supervoxels[order]
+        last = np.append((blocks[1:] != blocks[:-1]) | (supervoxels[1:] != supervoxels[:-1]), True)
+        index.blocks, index.supervoxels, index.counts = blocks[last], supervoxels[last], index.counts[order][last]
+    index.surface_blocks, index.surface_mutids = sorted_map.sort_unique_last(index.surface_blocks, index.surface_mutids)

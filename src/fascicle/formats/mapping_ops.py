@@ -1,9 +1,12 @@
-"""`MappingOps`: lists of supervoxels that go to a body, as one protobuf message.
+"""The protobuf message MappingOps: which supervoxels belong to which body (source: DVID `datatype/common/proto`).
 
-Source: DVID `datatype/common/proto/labelops.proto`.
+`MappingOps { repeated MappingOp mappings = 1 }`, `MappingOp { uint64 mutid = 1; uint64 mapped = 2; repeated uint64
+original = 3 }`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,32 +14,33 @@ from numpy.typing import NDArray
 from fascicle.errors import BadRequest
 from fascicle.formats.label_index import varint
 from fascicle.kernels import protobuf
-from fascicle.kernels.arrays import frozen_bytes
-
-U64 = NDArray[np.uint64]
+from fascicle.kernels.arrays import Buffer, frozen_bytes
 
 
-def decode(data: bytes | memoryview) -> tuple[U64, U64]:
-    """(supervoxels u64[n], bodies u64[n]) of all operations in order; BadRequest if the bytes are no MappingOps."""
+def decode(data: Buffer) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """(originals u64[n], bodies u64[n]) in the order of the operations; BadRequest if the message is malformed."""
     view = frozen_bytes(data)
-    originals, mapped = np.empty(len(view), np.uint64), np.empty(len(view), np.uint64)
-    n = protobuf.parse_mapping_ops(view, originals, mapped)
+    nothing = np.empty(0, np.uint64)
+    n = protobuf.parse_mappings(view, False, nothing, nothing)
     if n < 0:
-        raise BadRequest("cannot parse the body as protobuf MappingOps: invalid wire-format data")
-    return originals[:n], mapped[:n]
+        raise BadRequest(f"{view.size} bytes are not a serialized MappingOps message")
+    originals = np.empty(n, np.uint64)
+    mapped = np.empty(n, np.uint64)
+    protobuf.parse_mappings(view, True, originals, mapped)
+    return originals, mapped
 
 
-def encode(operations: list[tuple[int, list[int]]], mutation_id: int = 0) -> bytes:
-    """A MappingOps message of (body, supervoxels) pairs."""
+def encode(operations: Iterable[tuple[int, int, Iterable[int]]]) -> bytes:
+    """A MappingOps message of (mutation id, body, original supervoxels)."""
     parts = []
-    for body, supervoxels in operations:
-        packed = b"".join(map(varint, supervoxels))
-        operation = b""
-        if mutation_id:
-            operation += b"\x08" + varint(mutation_id)
-        if body:
-            operation += b"\x10" + varint(body)
-        if packed:
-            operation += b"\x1a" + varint(len(packed)) + packed
-        parts.append(b"\x0a" + varint(len(operation)) + operation)
+    for mutid, mapped, originals in operations:
+        packed = b"".join(map(varint, originals))
+        message = b"".join(
+            (
+                b"\x08" + varint(mutid) if mutid else b"",
+                b"\x10" + varint(mapped) if mapped else b"",
+                b"\x1a" + varint(len(packed)) + packed if packed else b"",
+            )
+        )
+        parts.append(b"\x0a" + varint(len(message)) + message)
     return b"".join(parts)

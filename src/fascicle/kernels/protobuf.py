@@ -1,175 +1,325 @@
-# mypy: disable-error-code="arg-type, misc, no-any-return"
-"""Loops over protobuf wire bytes, for messages of which there are millions (encoding: protobuf.dev, "Encoding").
+"""Reading and writing the large protobuf messages of label maps as flat columns.
 
-Errors are reported as negative results: the caller turns them into messages.
+`data` is u8; messages lie in data[at:end]. Any field order, packed and unpacked integers and unknown fields are
+understood; nothing outside of the range is read. Positions of -1 mean that a message is malformed.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import njit
 
-MALFORMED = -1
+_LOW = np.uint64(0xFFFFF)
+_SIGN = np.uint64(1 << 20)
+_FIELD = np.uint64((1 << 21) - 1)
 
 
-@njit(cache=True, nogil=True, inline="never")
-def read_varint(data: Any, at: int, end: int) -> tuple[Any, int]:
-    """(value u64, position after it); the position is negative for a varint that is cut short or too long."""
+@njit(cache=True, nogil=True)
+def read_varint(data, at, end):  # type: ignore[no-untyped-def]
+    """(value u64, position after it)."""
     value = np.uint64(0)
     shift = np.uint64(0)
-    while at < end and shift < np.uint64(64):
+    while at < end and shift < np.uint64(70):
         byte = np.uint64(data[at])
         at += 1
-        value |= (byte & np.uint64(0x7F)) << shift
-        if byte < np.uint64(0x80):
+        value |= (byte & np.uint64(127)) << shift
+        if byte < np.uint64(128):
             return value, at
         shift += np.uint64(7)
-    return value, MALFORMED
-
-
-@njit(cache=True, nogil=True, inline="never")
-def skip_field(data: Any, at: int, end: int, wire_type: int) -> int:
-    """The position after a field's value, or negative."""
-    if wire_type == 0:
-        return int(read_varint(data, at, end)[1])
-    if wire_type == 1:
-        at += 8
-    elif wire_type == 5:
-        at += 4
-    elif wire_type == 2:
-        length, at = read_varint(data, at, end)
-        if at < 0 or length > np.uint64(end - at):
-            return MALFORMED
-        at += np.int64(length)
-    else:
-        return MALFORMED
-    return at if at <= end else MALFORMED
+    return value, np.int64(-1)
 
 
 @njit(cache=True, nogil=True)
-def parse_label_index(
-    data: Any, sv: Any, block: Any, count: Any, surface_block: Any, surface_mutid: Any, scalars: Any, spans: Any
-) -> tuple[int, int]:
-    """(rows, blocks) of a LabelIndex whose columns are filled in, or (-1, position) where it is malformed.
-
-    `sv`, `block` (wire codes) u64, `count` u32: at least len(data) // 2 + 1 long; `surface_*` u64 likewise.
-    `scalars` u64[2]: label, last_mutid. `spans` i64[3, 2]: start and stop of the three strings.
-    """
-    at, end = 0, data.size
-    rows, blocks = 0, 0
-    while at < end:
-        tag, at = read_varint(data, at, end)
-        if at < 0:
-            return MALFORMED, 0
-        field, wire = np.int64(tag >> np.uint64(3)), np.int64(tag & np.uint64(7))
-        if wire == 0 and (field == 2 or field == 3):
-            value, at = read_varint(data, at, end)
-            if at < 0:
-                return MALFORMED, 0
-            scalars[field - 2] = value
-            continue
-        if wire != 2 or not (field == 1 or 4 <= field <= 6):
-            if 1 <= field <= 6 or field == 0:
-                return MALFORMED, at
-            at = skip_field(data, at, end, wire)
-            if at < 0:
-                return MALFORMED, 0
-            continue
-        length, at = read_varint(data, at, end)
-        if at < 0 or length > np.uint64(end - at):
-            return MALFORMED, 0
-        stop = at + np.int64(length)
-        if field != 1:
-            spans[field - 4, 0], spans[field - 4, 1] = at, stop
-            at = stop
-            continue
-        # one entry of the map of blocks: key = 1, value = 2 (SVCount)
-        key, first, surface = np.uint64(0), rows, np.uint64(0)
-        while at < stop:
-            tag, at = read_varint(data, at, stop)
-            if at < 0:
-                return MALFORMED, 0
-            if tag == np.uint64(8):
-                key, at = read_varint(data, at, stop)
-                if at < 0:
-                    return MALFORMED, 0
-            elif tag == np.uint64(18):
-                length, at = read_varint(data, at, stop)
-                if at < 0 or length > np.uint64(stop - at):
-                    return MALFORMED, 0
-                inner = at + np.int64(length)
-                rows, at, surface = _parse_counts(data, at, inner, rows, sv, count, surface)
-                if at < 0:
-                    return MALFORMED, 0
-            else:
-                at = skip_field(data, at, stop, np.int64(tag & np.uint64(7)))
-                if at < 0:
-                    return MALFORMED, 0
-        for row in range(first, rows):
-            block[row] = key
-        surface_block[blocks], surface_mutid[blocks] = key, surface
-        blocks += 1
-    return rows, blocks
+def read_length(data, at, end):  # type: ignore[no-untyped-def]
+    """(start, end) of a length-delimited field whose length is at `at`; start -1 if it does not fit."""
+    size, start = read_varint(data, at, end)
+    if start < 0 or size > np.uint64(end - start):
+        return np.int64(-1), np.int64(-1)
+    return start, start + np.int64(size)
 
 
 @njit(cache=True, nogil=True)
-def _parse_counts(
-    data: Any, at: int, end: int, rows: int, sv: Any, count: Any, surface: Any
-) -> tuple[int, int, Any]:
-    """(rows, position, surface_mutid) after an SVCount message."""
+def skip_field(data, at, end, kind):  # type: ignore[no-untyped-def]
+    """The position after a field of a wire type that begins (after its tag) at `at`, or -1."""
+    if kind == 0:
+        _, after = read_varint(data, at, end)
+        return after
+    if kind == 2:
+        start, after = read_length(data, at, end)
+        return after if start >= 0 else np.int64(-1)
+    if kind == 1 and at + 8 <= end:
+        return np.int64(at + 8)
+    if kind == 5 and at + 4 <= end:
+        return np.int64(at + 4)
+    return np.int64(-1)
+
+
+@njit(cache=True, nogil=True)
+def wire_to_code(wire):  # type: ignore[no-untyped-def]
+    """The sortable code of a sign-and-magnitude block code."""
+    code = np.uint64(0)
+    for axis in range(3):
+        shift = np.uint64(21 * axis)
+        field = (wire >> shift) & _FIELD
+        magnitude = field & _LOW
+        biased = _SIGN - magnitude if field >= _SIGN else _SIGN + magnitude
+        code |= biased << shift
+    return code
+
+
+@njit(cache=True, nogil=True)
+def code_to_wire(code):  # type: ignore[no-untyped-def]
+    """The sign-and-magnitude code of a sortable block code."""
+    wire = np.uint64(0)
+    for axis in range(3):
+        shift = np.uint64(21 * axis)
+        biased = (code >> shift) & _FIELD
+        field = biased - _SIGN if biased >= _SIGN else (_SIGN - biased) | _SIGN
+        wire |= field << shift
+    return wire
+
+
+@njit(cache=True, nogil=True)
+def parse_mappings(data, fill, originals, mapped):  # type: ignore[no-untyped-def]
+    """MappingOps as pairs in their order; with `fill` they are written. Returns their number, -1 if malformed."""
+    n = 0
+    end = np.int64(data.size)
+    at = np.int64(0)
     while at < end:
         tag, at = read_varint(data, at, end)
         if at < 0:
-            return rows, MALFORMED, surface
-        if tag == np.uint64(10):
-            length, at = read_varint(data, at, end)
-            if at < 0 or length > np.uint64(end - at):
-                return rows, MALFORMED, surface
-            stop = at + np.int64(length)
-            sv[rows], count[rows] = np.uint64(0), np.uint32(0)
-            while at < stop:
-                tag, at = read_varint(data, at, stop)
-                if at < 0:
-                    return rows, MALFORMED, surface
-                if tag == np.uint64(8) or tag == np.uint64(16):
-                    value, at = read_varint(data, at, stop)
-                    if at < 0:
-                        return rows, MALFORMED, surface
-                    if tag == np.uint64(8):
-                        sv[rows] = value
-                    else:
-                        count[rows] = np.uint32(value & np.uint64(0xFFFFFFFF))
-                else:
-                    at = skip_field(data, at, stop, np.int64(tag & np.uint64(7)))
-                    if at < 0:
-                        return rows, MALFORMED, surface
-            rows += 1
-        elif tag == np.uint64(16):
-            surface, at = read_varint(data, at, end)
-            if at < 0:
-                return rows, MALFORMED, surface
-        else:
+            return -1
+        if tag != np.uint64(10):
             at = skip_field(data, at, end, np.int64(tag & np.uint64(7)))
             if at < 0:
-                return rows, MALFORMED, surface
-    return rows, at, surface
+                return -1
+            continue
+        start, stop = read_length(data, at, end)
+        if start < 0:
+            return -1
+        first = n
+        target = np.uint64(0)
+        inner = start
+        while inner < stop:
+            tag, inner = read_varint(data, inner, stop)
+            if inner < 0:
+                return -1
+            if tag == np.uint64(26):
+                inner, packed_end = read_length(data, inner, stop)
+                if inner < 0:
+                    return -1
+                while inner < packed_end:
+                    value, inner = read_varint(data, inner, packed_end)
+                    if inner < 0:
+                        return -1
+                    if fill:
+                        originals[n] = value
+                    n += 1
+            elif tag == np.uint64(24):
+                value, inner = read_varint(data, inner, stop)
+                if inner < 0:
+                    return -1
+                if fill:
+                    originals[n] = value
+                n += 1
+            elif tag == np.uint64(16):
+                target, inner = read_varint(data, inner, stop)
+                if inner < 0:
+                    return -1
+            else:
+                inner = skip_field(data, inner, stop, np.int64(tag & np.uint64(7)))
+                if inner < 0:
+                    return -1
+        if fill:
+            for i in range(first, n):
+                mapped[i] = target
+        at = stop
+    return n
 
 
 @njit(cache=True, nogil=True)
-def _varint_bytes(value: Any) -> int:
-    n = 1
-    while value >= np.uint64(0x80):
-        value >>= np.uint64(7)
+def member_ranges(data, fill, starts, ends):  # type: ignore[no-untyped-def]
+    """The byte ranges of all fields 1 (messages) of a message; returns their number, -1 if malformed."""
+    n = 0
+    end = np.int64(data.size)
+    at = np.int64(0)
+    while at < end:
+        tag, at = read_varint(data, at, end)
+        if at < 0:
+            return -1
+        if tag != np.uint64(10):
+            at = skip_field(data, at, end, np.int64(tag & np.uint64(7)))
+            if at < 0:
+                return -1
+            continue
+        start, at = read_length(data, at, end)
+        if start < 0:
+            return -1
+        if fill:
+            starts[n] = start
+            ends[n] = at
         n += 1
     return n
 
 
 @njit(cache=True, nogil=True)
-def _put_varint(out: Any, at: int, value: Any) -> int:
-    while value >= np.uint64(0x80):
-        out[at] = np.uint8((value & np.uint64(0x7F)) | np.uint64(0x80))
+def _parse_counts(data, at, end, code, fill, n, svs, blocks, counts):  # type: ignore[no-untyped-def]
+    """The SVCount of one block: (rows so far or -1, surface mutation id, whether supervoxels may repeat)."""
+    surface = np.uint64(0)
+    first = n
+    doubtful = False
+    last = np.uint64(0)
+    while at < end:
+        tag, at = read_varint(data, at, end)
+        if at < 0:
+            return -1, surface, False
+        if tag == np.uint64(10):
+            inner, stop = read_length(data, at, end)
+            if inner < 0:
+                return -1, surface, False
+            at = stop
+            sv = np.uint64(0)
+            count = np.uint64(0)
+            while inner < stop:
+                tag, inner = read_varint(data, inner, stop)
+                if inner < 0:
+                    return -1, surface, False
+                if tag == np.uint64(8):
+                    sv, inner = read_varint(data, inner, stop)
+                elif tag == np.uint64(16):
+                    count, inner = read_varint(data, inner, stop)
+                else:
+                    inner = skip_field(data, inner, stop, np.int64(tag & np.uint64(7)))
+                if inner < 0:
+                    return -1, surface, False
+            if n > first and sv <= last:
+                doubtful = True
+            last = sv
+            if fill:
+                svs[n] = sv
+                blocks[n] = code
+                counts[n] = np.uint32(count & np.uint64(0xFFFFFFFF))
+            n += 1
+        elif tag == np.uint64(16):
+            surface, at = read_varint(data, at, end)
+            if at < 0:
+                return -1, surface, False
+        else:
+            at = skip_field(data, at, end, np.int64(tag & np.uint64(7)))
+            if at < 0:
+                return -1, surface, False
+    return n, surface, doubtful
+
+
+@njit(cache=True, nogil=True)
+def parse_indices(  # type: ignore[no-untyped-def]
+    data, starts, ends, fill, row_starts, surface_starts, scalars, svs, blocks, counts, surface_blocks, surface_mutids
+):
+    """Many LabelIndex messages as columns.
+
+    Fills, per message i: row_starts[i + 1], surface_starts[i + 1], and scalars[i] i64[9]: label and last mutation id
+    (bits of a u64), start and end of time, user and application, and 1 if a block or supervoxel may occur twice. With
+    `fill` the columns are written too: svs u64, blocks u64 (sortable codes), counts u32, and surface_blocks,
+    surface_mutids for blocks with a surface mutation. Returns 0, or 1 + the number of a malformed message.
+    """
+    n = 0
+    surfaces = 0
+    row_starts[0] = 0
+    surface_starts[0] = 0
+    for i in range(starts.size):
+        at = starts[i]
+        end = ends[i]
+        for k in range(9):
+            scalars[i, k] = 0
+        previous = np.uint64(0)
+        entries = 0
+        while at < end:
+            tag, at = read_varint(data, at, end)
+            if at < 0:
+                return i + 1
+            field = np.int64(tag >> np.uint64(3))
+            kind = np.int64(tag & np.uint64(7))
+            if field == 1 and kind == 2:
+                start, stop = read_length(data, at, end)
+                if start < 0:
+                    return i + 1
+                at = stop
+                key = np.uint64(0)
+                inner = start
+                while inner < stop:
+                    tag, inner = read_varint(data, inner, stop)
+                    if inner < 0:
+                        return i + 1
+                    if tag == np.uint64(8):
+                        key, inner = read_varint(data, inner, stop)
+                    else:
+                        inner = skip_field(data, inner, stop, np.int64(tag & np.uint64(7)))
+                    if inner < 0:
+                        return i + 1
+                code = wire_to_code(key)
+                if entries > 0 and code <= previous:
+                    scalars[i, 8] = 1
+                previous = code
+                entries += 1
+                surface = np.uint64(0)
+                inner = start
+                values = 0
+                while inner < stop:
+                    tag, inner = read_varint(data, inner, stop)
+                    if tag == np.uint64(18):
+                        value_start, value_end = read_length(data, inner, stop)
+                        n, mutid, doubtful = _parse_counts(
+                            data, value_start, value_end, code, fill, n, svs, blocks, counts
+                        )
+                        if n < 0:
+                            return i + 1
+                        values += 1
+                        if doubtful or values > 1:
+                            scalars[i, 8] = 1
+                        if mutid != np.uint64(0):
+                            surface = mutid
+                        inner = value_end
+                    else:
+                        inner = skip_field(data, inner, stop, np.int64(tag & np.uint64(7)))
+                if surface != np.uint64(0):
+                    if fill:
+                        surface_blocks[surfaces] = code
+                        surface_mutids[surfaces] = surface
+                    surfaces += 1
+            elif (field == 2 or field == 3) and kind == 0:
+                value, at = read_varint(data, at, end)
+                if at < 0:
+                    return i + 1
+                scalars[i, field - 2] = np.int64(value)
+            elif 4 <= field <= 6 and kind == 2:
+                start, at = read_length(data, at, end)
+                if start < 0:
+                    return i + 1
+                scalars[i, 2 * (field - 3)] = start
+                scalars[i, 2 * (field - 3) + 1] = at
+            else:
+                at = skip_field(data, at, end, kind)
+                if at < 0:
+                    return i + 1
+        row_starts[i + 1] = n
+        surface_starts[i + 1] = surfaces
+    return 0
+
+
+@njit(cache=True, nogil=True)
+def varint_size(value):  # type: ignore[no-untyped-def]
+    size = 1
+    while value > np.uint64(127):
+        value >>= np.uint64(7)
+        size += 1
+    return size
+
+
+@njit(cache=True, nogil=True)
+def write_varint(out, at, value):  # type: ignore[no-untyped-def]
+    """Write a u64 at `at`; returns the position after it."""
+    while value > np.uint64(127):
+        out[at] = np.uint8((value & np.uint64(127)) | np.uint64(128))
         value >>= np.uint64(7)
         at += 1
     out[at] = np.uint8(value)
@@ -177,101 +327,57 @@ def _put_varint(out: Any, at: int, value: Any) -> int:
 
 
 @njit(cache=True, nogil=True)
-def encode_blocks(sv: Any, block: Any, count: Any, block_starts: Any, surface: Any) -> Any:
-    """The `blocks` entries of a LabelIndex as u8[n].
-
-    Rows are sorted by block; block i has the rows `block_starts[i]:block_starts[i + 1]` and `surface[i]` (u64).
-    `block` holds wire codes, one per row.
-    """
-    n = len(block_starts) - 1
-    inner = np.empty(n, np.int64)
+def write_index(svs, blocks, counts, surface_blocks, surface_mutids):  # type: ignore[no-untyped-def]
+    """The `blocks` fields (u8) of a LabelIndex, from rows sorted by block and surface entries sorted by block."""
+    n = svs.size
+    bodies = np.empty(n, np.int64)
     total = 0
-    for i in range(n):
+    entries = 0
+    i = 0
+    surface = 0
+    while i < n:
+        block = blocks[i]
         size = 0
-        for row in range(block_starts[i], block_starts[i + 1]):
-            entry = 2 + _varint_bytes(sv[row]) + _varint_bytes(np.uint64(count[row]))
-            size += 2 + entry
-        if surface[i] > np.uint64(0):
-            size += 1 + _varint_bytes(surface[i])
-        inner[i] = size
-        entry = 2 + _varint_bytes(block[block_starts[i]]) + _varint_bytes(np.uint64(size)) + size
-        total += 1 + _varint_bytes(np.uint64(entry)) + entry
+        while i < n and blocks[i] == block:
+            inner = 2 + varint_size(svs[i]) + varint_size(np.uint64(counts[i]))
+            size += 1 + varint_size(np.uint64(inner)) + inner
+            i += 1
+        while surface < surface_blocks.size and surface_blocks[surface] < block:
+            surface += 1
+        if surface < surface_blocks.size and surface_blocks[surface] == block:
+            size += 1 + varint_size(surface_mutids[surface])
+        bodies[entries] = size
+        entries += 1
+        entry = 2 + varint_size(code_to_wire(block)) + varint_size(np.uint64(size)) + size
+        total += 1 + varint_size(np.uint64(entry)) + entry
     out = np.empty(total, np.uint8)
     at = 0
-    for i in range(n):
-        key = block[block_starts[i]]
-        size = np.uint64(inner[i])
-        entry = np.uint64(2 + _varint_bytes(key) + _varint_bytes(size)) + size
-        out[at] = np.uint8(10)
-        at = _put_varint(out, at + 1, entry)
-        out[at] = np.uint8(8)
-        at = _put_varint(out, at + 1, key)
-        out[at] = np.uint8(18)
-        at = _put_varint(out, at + 1, size)
-        for row in range(block_starts[i], block_starts[i + 1]):
-            voxels = np.uint64(count[row])
-            out[at] = np.uint8(10)
-            out[at + 1] = np.uint8(2 + _varint_bytes(sv[row]) + _varint_bytes(voxels))
-            out[at + 2] = np.uint8(8)
-            at = _put_varint(out, at + 3, sv[row])
-            out[at] = np.uint8(16)
-            at = _put_varint(out, at + 1, voxels)
-        if surface[i] > np.uint64(0):
-            out[at] = np.uint8(16)
-            at = _put_varint(out, at + 1, surface[i])
+    entries = 0
+    surface = 0
+    i = 0
+    while i < n:
+        block = blocks[i]
+        wire = code_to_wire(block)
+        size = bodies[entries]
+        entries += 1
+        out[at] = 10
+        at = write_varint(out, at + 1, np.uint64(2 + varint_size(wire) + varint_size(np.uint64(size)) + size))
+        out[at] = 8
+        at = write_varint(out, at + 1, wire)
+        out[at] = 18
+        at = write_varint(out, at + 1, np.uint64(size))
+        while i < n and blocks[i] == block:
+            count = np.uint64(counts[i])
+            out[at] = 10
+            at = write_varint(out, at + 1, np.uint64(2 + varint_size(svs[i]) + varint_size(count)))
+            out[at] = 8
+            at = write_varint(out, at + 1, svs[i])
+            out[at] = 16
+            at = write_varint(out, at + 1, count)
+            i += 1
+        while surface < surface_blocks.size and surface_blocks[surface] < block:
+            surface += 1
+        if surface < surface_blocks.size and surface_blocks[surface] == block:
+            out[at] = 16
+            at = write_varint(out, at + 1, surface_mutids[surface])
     return out
-
-
-@njit(cache=True, nogil=True)
-def parse_mapping_ops(data: Any, originals: Any, mapped: Any) -> int:
-    """The number of pairs of a MappingOps message, in the order of its operations; -1 where it is malformed.
-
-    `originals` and `mapped` u64 are at least len(data) long.
-    """
-    at, end, n = 0, data.size, 0
-    while at < end:
-        tag, at = read_varint(data, at, end)
-        if at < 0:
-            return MALFORMED
-        if tag != np.uint64(10):
-            if tag >> np.uint64(3) <= np.uint64(1):
-                return MALFORMED
-            at = skip_field(data, at, end, np.int64(tag & np.uint64(7)))
-            if at < 0:
-                return MALFORMED
-            continue
-        length, at = read_varint(data, at, end)
-        if at < 0 or length > np.uint64(end - at):
-            return MALFORMED
-        stop = at + np.int64(length)
-        first, target = n, np.uint64(0)
-        while at < stop:
-            tag, at = read_varint(data, at, stop)
-            if at < 0:
-                return MALFORMED
-            if tag == np.uint64(16):
-                target, at = read_varint(data, at, stop)
-                if at < 0:
-                    return MALFORMED
-            elif tag == np.uint64(24):
-                originals[n], at = read_varint(data, at, stop)
-                if at < 0:
-                    return MALFORMED
-                n += 1
-            elif tag == np.uint64(26):
-                length, at = read_varint(data, at, stop)
-                if at < 0 or length > np.uint64(stop - at):
-                    return MALFORMED
-                inner = at + np.int64(length)
-                while at < inner:
-                    originals[n], at = read_varint(data, at, inner)
-                    if at < 0:
-                        return MALFORMED
-                    n += 1
-            else:
-                at = skip_field(data, at, stop, np.int64(tag & np.uint64(7)))
-                if at < 0:
-                    return MALFORMED
-        for i in range(first, n):
-            mapped[i] = target
-    return n
