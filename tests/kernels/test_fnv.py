@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fascicle.kernels.fnv import fnv1_128
@@ -11,6 +11,7 @@ from fascicle.mutations import blobs
 BASIS = 0x6C62272E07BB014262B821756295C58D
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_agrees_with_big_integers(data: bytes) -> None:
     assert fnv1_128(data, BASIS) == blobs.fnv1_128(data)

@@ -171,7 +171,8 @@ class Labels:
         """The JSON of a successful POST, or None if it answers nothing."""
         answer = self.call(path, "POST", body, version)
         assert answer.status == 200
-        return msgspec.json.decode(bytes(answer.body)) if answer.body else None  # type: ignore[arg-type]
+        is_json = answer.content_type == "application/json"
+        return msgspec.json.decode(bytes(answer.body)) if is_json else None  # type: ignore[arg-type]
 
     def status(self, path: str, version: int | None = None) -> int:
         return self.call(path, version=version).status

@@ -3,8 +3,8 @@
     class 30: version u32                                          -> greatest label of the version u64
     class 31: (nothing)                                            -> MaxRepoLabel, NextLabel, NextLabelCeiling u64
 
-Both are rows of the instance, not versioned ones. A version's own entry is never below what it inherits, so on a line of
-versions the nearest entry counts. A NextLabel other than 0 is where new ids come from instead of MaxRepoLabel.
+Both are rows of the instance, not versioned ones. A version's own entry is never below what it inherits, so on a line
+of versions the nearest entry counts. A NextLabel other than 0 is where new ids come from instead of MaxRepoLabel.
 """
 
 from __future__ import annotations

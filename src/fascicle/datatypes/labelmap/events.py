@@ -1,7 +1,7 @@
 """What a labelmap tells the instances that follow it, inside of the transaction that changes it.
 
-Supervoxels and bodies are u64, blocks are codes of `formats.block_code` (scale 0). A renumbering is an event of its own,
-although a follower may treat it as a merge of the old body into a new one.
+Supervoxels and bodies are u64, blocks are codes of `formats.block_code` (scale 0). A renumbering is an event of its
+own, although a follower may treat it as a merge of the old body into a new one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Merging, cleaving and renumbering bodies.
 
-Each kind of edit has a *plan*: what it would do, found by reading only. A plan raises BadRequest for everything that cannot
-be, so applying it cannot fail half way. Both happen inside of the write transaction, against the state that the edit
-changes: edits at the same time cannot lose each other's work. With `dryrun=true` only the plan is made and answered.
+Each kind of edit has a *plan*: what it would do, found by reading only. A plan raises BadRequest for everything that
+cannot be, so applying it cannot fail half way. Both happen inside of the write transaction, against the state that
+the edit changes: edits at the same time cannot lose each other's work. With `dryrun=true` only the plan is made and
+answered.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ def in_use(view: VersionedView, label: int) -> bool:
 def fresh_label(change: Change) -> int:
     """A new id that nothing bears at this version.
 
-    Ids come from counters, and those do not know of supervoxels that were ingested past them, or of ids that were in use
-    above a NextLabel that was set by hand.
+    Ids come from counters, and those do not know of supervoxels that were ingested past them, or of ids that were in
+    use above a NextLabel that was set by hand.
     """
     view = change.view
     for _ in range(MOST_SKIPPED_IDS):

@@ -26,7 +26,7 @@ from fascicle.datatypes.labelmap.requests import (
     label_argument,
     number,
 )
-from fascicle.errors import BadRequest, NotFound
+from fascicle.errors import BadRequest
 from fascicle.formats import label_index
 from fascicle.versions.resolution import VersionedView
 
@@ -145,8 +145,8 @@ def supervoxel_sizes(view: VersionedView, supervoxels: U64) -> U64:
     sizes = np.zeros(len(supervoxels), np.uint64)
     owners = mapping_at(view).bodies(supervoxels)
     order = np.argsort(owners, kind="stable")
-    starts = np.flatnonzero(np.r_[True, owners[order][1:] != owners[order][:-1]]) if len(order) else []
-    for places in np.split(order, starts[1:]) if len(order) else []:
+    borders = np.flatnonzero(owners[order][1:] != owners[order][:-1]) + 1
+    for places in np.split(order, borders) if len(order) else []:
         label = int(owners[places[0]])
         body = read_body(view, label) if label else None
         if body is None:

@@ -1,8 +1,9 @@
 """Settings of a labelmap: what creation and `POST info` accept, what is kept, and how info and metadata show it.
 
-The properties of an instance carry the names that its info shows: BlockSize, VoxelSize, VoxelUnits, MinPoint, MaxPoint (all
-x, y, z; points inclusive), Background, GridStore, ScaleLevel, IndexedLabels, MaxDownresLevel. Extents belong to versions
-(`blocks`); the points of the properties are those that creation gave, shown by versions that have none of their own.
+The properties of an instance carry the names that its info shows: BlockSize, VoxelSize, VoxelUnits, MinPoint,
+MaxPoint (all x, y, z; points inclusive), Background, GridStore, ScaleLevel, IndexedLabels, MaxDownresLevel. Extents
+belong to versions (`blocks`); the points of the properties are those that creation gave, shown by versions that have
+none of their own.
 """
 
 from __future__ import annotations
@@ -26,10 +27,6 @@ Triple = tuple[int, int, int]
 MAX_BLOCK_SIDE = 1024
 MOST_BLOCK_VOXELS = 1 << 24
 """Larger blocks could not be decoded within the memory that one request may take."""
-
-_PRESENT = ("MaxDownresLevel", "BlockSize", "VoxelSize", "VoxelUnits", "MinPoint", "MaxPoint", "Background", "GridStore",
-            "ScaleLevel")  # fmt: skip
-
 
 # -- reading settings
 
@@ -57,7 +54,7 @@ def new_properties(settings: Mapping[str, str]) -> dict[str, Any]:
 
 def changed_properties(settings: Mapping[str, str]) -> dict[str, Any]:
     """The properties that settings (keys in lower case) give, of those that may be changed later."""
-    return {name: _READERS[name](settings, name) for name in _PRESENT if name.lower() in settings}
+    return {name: reader(settings, name) for name, reader in _READERS.items() if name.lower() in settings}
 
 
 def _integers(settings: Mapping[str, str], name: str) -> list[int]:
@@ -286,8 +283,11 @@ def get_metadata(call: Call) -> Reply:
 
 def _point(document: dict[str, Any], name: str) -> Triple:
     value = {key.lower(): member for key, member in document.items()}.get(name.lower())
-    whole = isinstance(value, list) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
-    if not whole or len(value) != 3 or not all(-(1 << 31) <= v < 1 << 31 for v in value):
+    if (
+        not isinstance(value, list)
+        or len(value) != 3
+        or not all(isinstance(v, int) and not isinstance(v, bool) and -(1 << 31) <= v < 1 << 31 for v in value)
+    ):
         raise BadRequest(f"{name} must be three 32-bit integers, not {value!r}")
     return value[0], value[1], value[2]
 

@@ -1,8 +1,9 @@
 """Splitting supervoxels, and bodies along voxels, by a sparse volume.
 
-The voxels of a split supervoxel become those of two new ones, so blocks change, at every scale. Which and how is *planned*
-against a snapshot under the voxel lock, with the ids that the counters will most likely give; in the write transaction it is
-planned again if the ids or the blocks turn out to be others. A plan raises BadRequest for everything that cannot be.
+The voxels of a split supervoxel become those of two new ones, so blocks change, at every scale. Which and how is
+*planned* against a snapshot under the voxel lock, with the ids that the counters will most likely give; in the write
+transaction it is planned again if the ids or the blocks turn out to be others. A plan raises BadRequest for
+everything that cannot be.
 """
 
 from __future__ import annotations
@@ -24,68 +25,15 @@ from fascicle.datatypes.labelmap.mapping import add_mappings, mapping_at
 from fascicle.datatypes.labelmap.mutations import DRY_RUN, fresh_label, in_use, stamp_of
 from fascicle.datatypes.labelmap.queries import rows_of_supervoxel
 from fascicle.datatypes.labelmap.requests import indexed, label_argument, number
+from fascicle.datatypes.labelmap.split_runs import RunsByBlock, posted_runs, voxels_of
 from fascicle.errors import BadRequest
-from fascicle.formats import label_block, sparse_volume
-from fascicle.formats.block_code import block_codes, block_xyz
+from fascicle.formats import label_block
+from fascicle.formats.block_code import block_xyz
 from fascicle.formats.label_block import LabelBlock
 from fascicle.versions.resolution import VersionedView
 
 U64 = NDArray[np.uint64]
-Runs = NDArray[np.int32]
 Triple = tuple[int, int, int]
-
-
-# -- runs by block
-
-
-class RunsByBlock:
-    """Runs i32[n,4] (x, y, z, length; voxels of scale 0) cut at the borders of blocks."""
-
-    def __init__(self, runs: Runs, size_xyz: Triple) -> None:
-        width = size_xyz[0]
-        first = runs[:, 0].astype(np.int64)
-        length = runs[:, 3].astype(np.int64)
-        parts = (first + length - 1) // width - first // width + 1
-        of_run = np.repeat(np.arange(len(runs)), parts)
-        nth = np.arange(len(of_run)) - np.repeat(np.cumsum(parts) - parts, parts)
-        bx = first[of_run] // width + nth
-        begin = np.maximum(first[of_run], bx * width)
-        end = np.minimum((first + length)[of_run], (bx + 1) * width)
-        y, z = runs[of_run, 1].astype(np.int64), runs[of_run, 2].astype(np.int64)
-        codes = block_codes(np.stack((bx, y // size_xyz[1], z // size_xyz[2]), axis=1))
-        order = np.argsort(codes, kind="stable")
-        self._pieces = np.stack((begin, y, z, end - begin), axis=1)[order].astype(np.int32)
-        self.codes, starts = np.unique(codes[order], return_index=True)
-        """Blocks that the runs touch, ascending."""
-        self._bounds = np.append(starts, len(order))
-
-    def of(self, code: int) -> Runs:
-        """The pieces inside of a block, in the order of the runs."""
-        at = int(np.searchsorted(self.codes, np.uint64(code)))
-        if at == len(self.codes) or int(self.codes[at]) != code:
-            return np.empty((0, 4), np.int32)
-        return np.ascontiguousarray(self._pieces[self._bounds[at] : self._bounds[at + 1]])
-
-
-def posted_runs(body: bytes, smaller_than: int, what: str) -> Runs:
-    """The runs of a posted sparse volume, which must be a part, but not all, of something of a known size."""
-    runs = sparse_volume.decode_rles(body)
-    lengths = runs[:, 3].astype(np.int64)
-    voxels = int(lengths.sum())
-    if voxels == 0:
-        raise BadRequest(f"bad split of {what}: the split volume has no voxels")
-    if voxels >= smaller_than:
-        raise BadRequest(f"bad split of {what}: {voxels} voxels were given, it has only {smaller_than}")
-    return runs
-
-
-def _voxels(runs: Runs) -> NDArray[np.int64]:
-    """All voxels i64[n,3] (x, y, z) of runs, in order."""
-    lengths = runs[:, 3].astype(np.int64)
-    of_run = np.repeat(np.arange(len(runs)), lengths)
-    points = runs[of_run, :3].astype(np.int64)
-    points[:, 0] += np.arange(len(of_run)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return points
 
 
 def _corner(code: int, size_xyz: Triple) -> Triple:
@@ -138,7 +86,12 @@ def _renamed(stored: bytes, opened: LabelBlock, replacement: Replacement) -> tup
 
 
 def replace_in_blocks(
-    view: VersionedView, size_xyz: Triple, replacements: list[Replacement], codes: U64, runs: RunsByBlock, top_scale: int
+    view: VersionedView,
+    size_xyz: Triple,
+    replacements: list[Replacement],
+    codes: U64,
+    runs: RunsByBlock,
+    top_scale: int,
 ) -> BlockChanges:
     """Replace supervoxels in the blocks `codes` (ascending) and in those of the scales above up to `top_scale`."""
     new = NewBlocks()
@@ -443,7 +396,7 @@ def _supervoxels_under(view: VersionedView, runs: RunsByBlock, size_xyz: Triple)
     present = 0
     for code, stored in _stored_blocks(view, runs.codes):
         present += 1
-        inside = _voxels(runs.of(code)) - np.array(_corner(code, size_xyz), np.int64)
+        inside = voxels_of(runs.of(code)) - np.array(_corner(code, size_xyz), np.int64)
         labels = label_block.points(label_block.opened_stored(stored), inside)
         unique, first = np.unique(labels, return_index=True)
         met.update(dict.fromkeys(unique[np.argsort(first)].tolist()))
@@ -542,7 +495,7 @@ ROUTES = (
     Route(
         "split",
         {"POST": post_split},
-        "Make the voxels of the sparse volume in the request's body a body of their own. Only where the server allows it.",
+        "Make the voxels of the sparse volume in the request's body a body of their own, where the server allows it.",
         "<label>",
         (DRY_RUN,),
         work=Work.HEAVY,
