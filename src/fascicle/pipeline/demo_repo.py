@@ -140,10 +140,10 @@ def load(server: Server, alias: str, folder: Path | None, progress: Progress) ->
                 progress.update(making, description="found in the store", total=1, completed=1)
                 return repo
             ready = repo["Root"]
-    volume = _generated(alias) if folder is None else read_folder(folder)
+    volume = generated(alias) if folder is None else read_folder(folder)
     progress.update(making, total=1, completed=1)
-    root = ready or _new_repo(server, volume)
-    _fill(server, root, volume, progress)
+    root = ready or new_repo(server, volume)
+    fill(server, root, volume, progress)
     server.json("POST", f"/api/node/{root}/commit", {"note": f"{volume.description}, as loaded"})
     server.json("POST", f"/api/node/{root}/newversion", {"note": "open for edits"})
     return next(repo for repo in _repos(server) if repo["Root"] == root)
@@ -201,11 +201,12 @@ def read_folder(folder: Path) -> Volume:
     )
 
 
-def _generated(alias: str) -> Volume:
+def generated(alias: str, size_zyx: tuple[int, int, int] = (256, 256, 256)) -> Volume:
+    """The generated brain as a volume to load."""
     from fascicle.pipeline.sample_brain import make_brain
     from fascicle.volumes.array_files import ArrayVolume
 
-    brain = make_brain(SEED)
+    brain = make_brain(SEED, size_zyx)
     return Volume(
         alias,
         f"a generated brain, seed {SEED}",
@@ -222,12 +223,14 @@ def _repos(server: Server) -> list[dict[str, Any]]:
     return list(server.json("GET", "/api/repos/info").values())
 
 
-def _new_repo(server: Server, volume: Volume) -> str:
+def new_repo(server: Server, volume: Volume) -> str:
+    """Make a repo for a volume; the UUID of its root."""
     root: str = server.json("POST", "/api/repos", {"alias": volume.alias, "description": volume.description})["root"]
     return root
 
 
-def _fill(server: Server, root: str, volume: Volume, progress: Progress) -> None:
+def fill(server: Server, root: str, volume: Volume, progress: Progress) -> None:
+    """Make the instances of a repo that are missing, and write a volume into them at its root version."""
     import numpy as np
 
     there = server.json("GET", f"/api/repo/{root}/info")["DataInstances"]
