@@ -1,0 +1,468 @@
+"""Ingest: a volume from files into an instance, in bounded memory, resumable, with its coarser scales.
+
+A volume is cut into units of whole blocks. Each is read, posted as dense voxels, and noted in a journal once the server
+has it, so an ingest that was stopped goes on where it was; a unit that was posted but not noted is posted again, which
+changes nothing. Coarser scales of images are made from what was stored, unit by unit, as instances `<name>_1`,
+`<name>_2`, ...; label maps make theirs themselves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lz4.block
+import numpy as np
+from numpy.typing import NDArray
+
+from fascicle.datatypes.voxel_requests import Triple
+from fascicle.pipeline.ingest_connections import Body, Connection, IngestError
+from fascicle.pipeline.ingest_journal import Journal
+from fascicle.pipeline.ingest_mapping import bodies_of, mapping_messages, read_mapping
+from fascicle.pipeline.ingest_plan import Box, aligned, box_between, clipped, coarser_scales, halved, past, tiling
+from fascicle.volumes import VolumeSource
+
+Voxels = NDArray[Any]
+Progress = Callable[[str, int, int], None]
+"""Called with a stage, the number of its steps that are done, and how many there are."""
+
+IMAGE_DTYPES: dict[str, np.dtype[Any]] = {
+    "uint8blk": np.dtype("u1"),
+    "uint16blk": np.dtype("<u2"),
+    "uint32blk": np.dtype("<u4"),
+    "uint64blk": np.dtype("<u8"),
+    "float32blk": np.dtype("<f4"),
+}
+LABELS = "labelmap"
+TYPENAMES = (LABELS, *IMAGE_DTYPES)
+UNIT_LIMIT_BYTES = 128 << 20
+MEMORY_SHARE = 12
+"""A unit takes this part of the allowed memory: it is held several times, as read, as posted and by the server."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestOptions:
+    """What to ingest into which instance.
+
+    `uuid` names a version; `repo` is an alias, whose repo is made if there is none. What is empty or None is as the source
+    says, or as usual.
+    """
+
+    instance: str
+    uuid: str = ""
+    repo: str = ""
+    typename: str = ""
+    mapping: str = ""
+    resolution_nm: tuple[float, float, float] | None = None
+    offset_xyz: Triple | None = None
+    block_size: int = 64
+    compression: str = ""
+    scales: int | None = None
+    memory_bytes: int = 2 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class IngestSummary:
+    """What was done."""
+
+    node: str
+    instance: str
+    typename: str
+    box: Box
+    scales: int
+    posted_voxels: int
+    seconds: float
+    repo_root: str
+
+
+def ingest(
+    connection: Connection, source: VolumeSource, options: IngestOptions, journal_path: Path, progress: Progress
+) -> IngestSummary:
+    """Bring a volume into an instance, or what is still missing of it. Raises IngestError or VolumeError."""
+    started = time.monotonic()
+    work = _Ingest(connection, source, options, progress)
+    work.begin(journal_path)
+    try:
+        work.run()
+    finally:
+        work.journal.close()
+    return IngestSummary(
+        work.node,
+        options.instance,
+        work.typename,
+        work.box,
+        work.scales,
+        work.posted,
+        time.monotonic() - started,
+        work.root,
+    )
+
+
+class _Ingest:
+    """One ingest while it runs."""
+
+    journal: Journal
+
+    def __init__(
+        self, connection: Connection, source: VolumeSource, options: IngestOptions, progress: Progress
+    ) -> None:
+        self.connection = connection
+        self.source = source
+        self.options = options
+        self.progress = progress
+        self.posted = 0
+        self.typename = options.typename or _typename_for(source.dtype)
+        if self.typename not in TYPENAMES:
+            raise IngestError(f"the type {self.typename!r} is none of {', '.join(TYPENAMES)}")
+        self.dtype = _target_dtype(self.typename, source)
+        if options.mapping and self.typename != LABELS:
+            raise IngestError(f"a mapping belongs to a labelmap, not to a {self.typename}")
+        self.table = read_mapping(options.mapping, source) if options.mapping else np.zeros((0, 2), np.uint64)
+        offset = options.offset_xyz or source.offset_xyz
+        depth, height, width = source.shape_zyx
+        self.box = Box((width, height, depth), offset)
+
+    # -- beginning
+
+    def begin(self, journal_path: Path) -> None:
+        """Find or make repo and instance, and open the journal."""
+        options, connection = self.options, self.connection
+        self.node, self.root = _find_node(connection, options)
+        if connection.json("GET", f"/api/node/{self.node}/status").get("Locked"):
+            raise IngestError(f"version {self.node} is committed and cannot be changed: ingest into a child of it")
+        info = self._instance_info(options.instance)
+        self.block = options.block_size if info is None else _cube(info, options.instance)
+        wanted = coarser_scales(self.box, self.block) if options.scales is None else options.scales
+        self.scales = wanted if info is None or self.typename != LABELS else info["Extended"]["MaxDownresLevel"]
+        if self.typename == LABELS:
+            self.scales = max(1, self.scales)
+        limit = max(1, min(UNIT_LIMIT_BYTES, options.memory_bytes // MEMORY_SHARE))
+        self.tiling = tiling(self.box, self.block, max(self.dtype.itemsize, self.source.dtype.itemsize), limit)
+        self.limit_bytes = limit
+        header = {
+            "source": self.source.name,
+            "shape": list(self.source.shape_zyx),
+            "type": self.typename,
+            "node": self.node,
+            "instance": options.instance,
+            "offset": list(self.box.offset_xyz),
+            "block": self.block,
+            "unit": list(self.tiling.unit_xyz),
+            "scales": self.scales,
+            "mapping": options.mapping,
+        }
+        self.journal = Journal(journal_path, header)
+
+    def _instance_info(self, name: str) -> dict[str, Any] | None:
+        repo = self.connection.json("GET", f"/api/repo/{self.node}/info")
+        if name not in repo["DataInstances"]:
+            return None
+        info: dict[str, Any] = self.connection.json("GET", f"/api/node/{self.node}/{name}/info")
+        found = info["Base"]["TypeName"]
+        if found != self.typename:
+            raise IngestError(f"instance {name!r} exists and is a {found}, not a {self.typename}")
+        return info
+
+    def _instance(self, scale: int) -> tuple[str, dict[str, Any]]:
+        """The name of the instance of a scale, which is made if need be, and what was there before this ingest."""
+        name = self.options.instance + (f"_{scale}" if scale else "")
+        step = f"instance {name}"
+        if step not in self.journal.done:
+            info = self._instance_info(name)
+            if info is None:
+                self.connection.request("POST", f"/api/repo/{self.node}/instance", self._settings(name, scale))
+                before: dict[str, Any] = {"fresh": True}
+            else:
+                if _cube(info, name) != self.block:
+                    raise IngestError(f"instance {name!r} has blocks of another size than {self.block}")
+                before = {"fresh": False, "extents": info["Extents"]}
+            self.journal.add(step, before)
+        return name, self.journal.done[step]
+
+    def _settings(self, name: str, scale: int) -> bytes:
+        import msgspec
+
+        resolution = self.options.resolution_nm or self.source.resolution_nm or (8, 8, 8)
+        block = str(self.block)
+        settings = {
+            "typename": self.typename,
+            "dataname": name,
+            "BlockSize": ",".join((block, block, block)),
+            "VoxelSize": ",".join(f"{edge * 2**scale:g}" for edge in resolution),
+            "VoxelUnits": "nanometers,nanometers,nanometers",
+        }
+        if self.options.compression:
+            settings["Compression"] = self.options.compression
+        if self.typename == LABELS:
+            settings["MaxDownresLevel"] = str(self.scales)
+        return msgspec.json.encode(settings)
+
+    # -- steps
+
+    def run(self) -> None:
+        """All steps that are not done yet."""
+        name, before = self._instance(0)
+        if len(self.table) and "mapping" not in self.journal.done:
+            self._post_mapping(name)
+        self._post_units(name, before)
+        self._post_extents(name, before, self.box)
+        if self.typename != LABELS:
+            box = self.box
+            for scale in range(1, self.scales + 1):
+                box = self._make_scale(scale, box)
+
+    def _post_mapping(self, name: str) -> None:
+        """The table goes first: then every body has its voxels as soon as they are written."""
+        messages = list(mapping_messages(self.table))
+        for i, message in enumerate(messages):
+            self.connection.request("POST", f"/api/node/{self.node}/{name}/mappings", message)
+            self.progress("mapping", i + 1, len(messages))
+        largest = int(self.table.max())
+        path = self.connection.privileged(f"/api/node/{self.node}/{name}/maxlabel/{largest}")
+        self.connection.request("POST", path)
+        self.journal.add("mapping")
+
+    def _post_units(self, name: str, before: dict[str, Any]) -> None:
+        units = list(self.tiling.units())
+        missing = [unit for unit in units if _step(0, unit) not in self.journal.done]
+        self.progress(name, len(units) - len(missing), len(units))
+        with ThreadPoolExecutor(1) as reader:
+            ahead = reader.submit(self._read, missing[0]) if missing else None
+            for i, unit in enumerate(missing):
+                assert ahead is not None
+                part, voxels = ahead.result()
+                ahead = reader.submit(self._read, missing[i + 1]) if i + 1 < len(missing) else None
+                self._write(name, before, unit, part, voxels)
+                self.posted += part.voxels
+                self.journal.add(_step(0, unit))
+                self.progress(name, len(units) - len(missing) + i + 1, len(units))
+
+    def _read(self, unit: Box) -> tuple[Box, Voxels]:
+        """The source's voxels in a unit, and the box they fill."""
+        part = clipped(unit, self.box)
+        assert part is not None
+        return part, _converted(read_source(self.source, self.box, part), self.dtype, self.source.name)
+
+    def _write(self, name: str, before: dict[str, Any], unit: Box, part: Box, voxels: Voxels) -> None:
+        """Post a unit; what `part` leaves free keeps the voxels of an instance that was there before."""
+        if part != unit:
+            if before["fresh"]:
+                whole = np.zeros(unit.shape_zyx, self.dtype)
+            else:
+                whole = self.stored(name, unit).copy()
+            whole[_slices(part, unit)] = voxels
+            voxels = whole
+        body: Body = np.ascontiguousarray(voxels).data.cast("B")
+        path = f"{_raw_path(self.node, name, unit)}?mutate=true"
+        if self.typename == LABELS:
+            body, path = lz4.block.compress(body, store_size=False), f"{path}&compression=lz4"
+        self.connection.request("POST", path, body)
+
+    def stored(self, name: str, box: Box) -> Voxels:
+        """What the server has in a box, supervoxels for labels: [z, y, x]."""
+        option = "?supervoxels=true" if self.typename == LABELS else ""
+        data = self.connection.request("GET", _raw_path(self.node, name, box) + option)
+        return np.frombuffer(data, self.dtype).reshape(box.shape_zyx)
+
+    def _post_extents(self, name: str, before: dict[str, Any], box: Box) -> None:
+        """The server has grown the extents to whole blocks; they should end where the volume ends."""
+        step = f"extents {name}"
+        if step in self.journal.done:
+            return
+        low, high = list(box.offset_xyz), list(box.end_xyz)
+        extents = before.get("extents")
+        if extents and extents["MinPoint"] is not None and extents["MaxPoint"] is not None:
+            low = [min(a, b) for a, b in zip(low, extents["MinPoint"], strict=True)]
+            high = [max(a, b) for a, b in zip(high, extents["MaxPoint"], strict=True)]
+        self.connection.json("POST", f"/api/node/{self.node}/{name}/extents", {"MinPoint": low, "MaxPoint": high})
+        self.journal.add(step)
+
+    # -- coarser scales of images
+
+    def _make_scale(self, scale: int, finer: Box) -> Box:
+        """Fill the instance of a scale from the next finer one, which has the voxels of `finer`; its own box."""
+        finer_name = self.options.instance + (f"_{scale - 1}" if scale > 1 else "")
+        name, before = self._instance(scale)
+        box = halved(finer)
+        units = list(tiling(box, self.block, 8 * self.dtype.itemsize, self.limit_bytes).units())
+        for i, unit in enumerate(units):
+            step = _step(scale, unit)
+            if step not in self.journal.done:
+                part = clipped(unit, box)
+                assert part is not None
+                self._write(name, before, unit, part, self._averaged(finer_name, finer, part))
+                self.journal.add(step)
+            self.progress(name, i + 1, len(units))
+        self._post_extents(name, before, box)
+        return box
+
+    def _averaged(self, finer_name: str, finer: Box, part: Box) -> Voxels:
+        """The voxels of a box from those of the next finer scale. Where only some of the eight exist, these count."""
+        (x, y, z), (ex, ey, ez) = part.offset_xyz, past(part)
+        wanted = box_between((2 * x, 2 * y, 2 * z), (2 * ex, 2 * ey, 2 * ez))
+        there = clipped(wanted, finer)
+        assert there is not None
+        voxels = self.stored(finer_name, there)
+        margins = [
+            (a - b, d - c)
+            for a, b, c, d in zip(
+                there.offset_xyz[::-1], wanted.offset_xyz[::-1], past(there)[::-1], past(wanted)[::-1], strict=True
+            )
+        ]
+        return average_of_eight(np.pad(voxels, margins, mode="edge"))
+
+
+def average_of_eight(voxels_zyx: Voxels) -> Voxels:
+    """Half the size on each axis, which must be even: means of 2 x 2 x 2 voxels, those of integers rounded, halves up."""
+    depth, height, width = voxels_zyx.shape
+    eight = voxels_zyx.reshape(depth // 2, 2, height // 2, 2, width // 2, 2)
+    corners = [eight[:, dz, :, dy, :, dx] for dz in (0, 1) for dy in (0, 1) for dx in (0, 1)]
+    kind = voxels_zyx.dtype.type
+    if voxels_zyx.dtype.kind == "f":
+        return np.asarray(np.mean(corners, axis=0, dtype=np.float64), voxels_zyx.dtype)
+    # eighths and remainders are summed apart, so that the voxels' own type is wide enough
+    eighths = np.zeros(corners[0].shape, voxels_zyx.dtype)
+    rests = np.full(corners[0].shape, 4, voxels_zyx.dtype)
+    for corner in corners:
+        eighths += corner >> kind(3)
+        rests += corner & kind(7)
+    eighths += rests >> kind(3)
+    return eighths
+
+
+def read_source(source: VolumeSource, box: Box, part: Box) -> Voxels:
+    """The voxels [z, y, x] of `part`, if the source's array fills `box`."""
+    start = [a - b for a, b in zip(part.offset_xyz, box.offset_xyz, strict=True)]
+    stop = [a + b for a, b in zip(start, part.size_xyz, strict=True)]
+    return source.read((start[2], start[1], start[0]), (stop[2], stop[1], stop[0]))
+
+
+# -- verifying
+
+
+def verify(
+    connection: Connection, source: VolumeSource, options: IngestOptions, node: str, progress: Progress
+) -> list[str]:
+    """Read everything back and compare it with the source: a line for each difference.
+
+    All voxels of the finest scale are compared, and for labels the size of every body.
+    """
+    work = _Ingest(connection, source, options, progress)
+    work.node = node
+    wrong: list[str] = []
+    counts: list[tuple[NDArray[np.uint64], NDArray[np.int64]]] = []
+    limit = max(1, min(UNIT_LIMIT_BYTES, options.memory_bytes // MEMORY_SHARE))
+    units = list(tiling(work.box, options.block_size, max(work.dtype.itemsize, source.dtype.itemsize), limit).units())
+    for i, unit in enumerate(units):
+        part, voxels = work._read(unit)
+        stored = work.stored(options.instance, part)
+        different = int(np.count_nonzero(stored != voxels))
+        if different:
+            wrong.append(f"{different} voxels differ in the {part}")
+        if work.typename == LABELS:
+            supervoxels, number = np.unique(voxels, return_counts=True)
+            counts.append((bodies_of(work.table, supervoxels.astype(np.uint64)), number))
+        progress("verifying", i + 1, len(units))
+    if work.typename == LABELS:
+        wrong += _wrong_sizes(work, counts)
+    return wrong
+
+
+def _wrong_sizes(work: _Ingest, counts: list[tuple[NDArray[np.uint64], NDArray[np.int64]]]) -> Iterator[str]:
+    every = np.concatenate([bodies for bodies, _ in counts])
+    bodies, which = np.unique(every, return_inverse=True)
+    sizes = np.bincount(which, np.concatenate([number for _, number in counts]), len(bodies)).astype(np.int64)
+    sizes, bodies = sizes[bodies != 0], bodies[bodies != 0]
+    for start in range(0, len(bodies), 10_000):
+        asked, expected = bodies[start : start + 10_000].tolist(), sizes[start : start + 10_000].tolist()
+        found = work.connection.json("GET", f"/api/node/{work.node}/{work.options.instance}/sizes", asked)
+        for body, size, other in zip(asked, expected, found, strict=True):
+            if size != other:
+                yield f"body {body} has {other} voxels instead of {size}"
+
+
+# -- parts
+
+
+def _find_node(connection: Connection, options: IngestOptions) -> tuple[str, str]:
+    """The reference of the version to write to, and the root of its repo."""
+    if bool(options.uuid) == bool(options.repo):
+        raise IngestError("name either a version (--uuid) or a repo (--repo)")
+    if options.uuid:
+        repo = connection.json("GET", f"/api/repo/{options.uuid}/info")
+        matches = [uuid for uuid in repo["DAG"]["Nodes"] if uuid.startswith(options.uuid)]
+        return (matches[0] if len(matches) == 1 else options.uuid), repo["Root"]
+    repos = [repo for repo in connection.json("GET", "/api/repos/info").values() if repo["Alias"] == options.repo]
+    if len(repos) > 1:
+        raise IngestError(f"{len(repos)} repos have the alias {options.repo!r}: name a version with --uuid")
+    if repos:
+        nodes = repos[0]["DAG"]["Nodes"]
+        return (repos[0]["Root"] if len(nodes) == 1 else f"{repos[0]['Root']}:master"), repos[0]["Root"]
+    made = {"alias": options.repo, "description": f"made by an ingest of {options.instance}"}
+    root: str = connection.json("POST", connection.privileged("/api/repos"), made)["root"]
+    return root, root
+
+
+def _typename_for(dtype: np.dtype[Any]) -> str:
+    """Bytes, 16-bit numbers and floating point numbers are images; wider integers are labels."""
+    names = {"uint8": "uint8blk", "uint16": "uint16blk", "float32": "float32blk"}
+    if dtype.kind in "iu" and dtype.itemsize >= 4:
+        return LABELS
+    if dtype.name not in names:
+        raise IngestError(f"voxels of {dtype.name} need a --type: one of {', '.join(TYPENAMES)}")
+    return names[dtype.name]
+
+
+def _target_dtype(typename: str, source: VolumeSource) -> np.dtype[Any]:
+    if typename == LABELS:
+        if source.dtype.kind not in "iu":
+            raise IngestError(f"{source.name} has voxels of {source.dtype.name}, which cannot be labels")
+        return np.dtype("<u8")
+    target = IMAGE_DTYPES[typename]
+    if not np.can_cast(source.dtype, target, "safe"):
+        raise IngestError(f"{source.name} has voxels of {source.dtype.name}, which do not fit into a {typename}")
+    return target
+
+
+def _converted(voxels: Voxels, dtype: np.dtype[Any], name: str) -> Voxels:
+    if voxels.dtype.kind == "i" and dtype.kind == "u" and voxels.size and voxels.min() < 0:
+        raise IngestError(f"{name} has the negative label {voxels.min()}")
+    return voxels.astype(dtype, copy=False)
+
+
+def _cube(info: dict[str, Any], name: str) -> int:
+    x, y, z = info["Extended"]["BlockSize"]
+    if not x == y == z:
+        raise IngestError(f"instance {name!r} has blocks of {x} x {y} x {z} voxels; they must be cubes")
+    return int(x)
+
+
+def _step(scale: int, unit: Box) -> str:
+    return f"scale {scale} box {' '.join(map(str, (*unit.offset_xyz, *unit.size_xyz)))}"
+
+
+def _raw_path(node: str, name: str, box: Box) -> str:
+    return f"/api/node/{node}/{name}/raw/0_1_2/{'_'.join(map(str, box.size_xyz))}/{'_'.join(map(str, box.offset_xyz))}"
+
+
+def _slices(part: Box, whole: Box) -> tuple[slice, slice, slice]:
+    """Where a part lies in the array [z, y, x] of the whole."""
+    z, y, x = (a - b for a, b in zip(part.offset_zyx, whole.offset_zyx, strict=True))
+    dz, dy, dx = part.shape_zyx
+    return slice(z, z + dz), slice(y, y + dy), slice(x, x + dx)
+
+
+__all__ = [
+    "IngestOptions",
+    "IngestSummary",
+    "Progress",
+    "aligned",
+    "average_of_eight",
+    "ingest",
+    "read_source",
+    "verify",
+]

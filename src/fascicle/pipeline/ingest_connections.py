@@ -1,0 +1,164 @@
+"""Two ways to talk to a server: over HTTP, or to one that runs inside of this process on a data folder.
+
+Both carry the same requests to the same code, so what is ingested does not depend on the way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from fascicle.errors import FascicleError
+
+TIMEOUT_S = 600.0
+ATTEMPTS = 5
+Body = bytes | memoryview
+
+
+class IngestError(FascicleError):
+    """The ingest cannot go on; the message says why and what to do."""
+
+
+class Connection(ABC):
+    """Requests of the HTTP API, one at a time."""
+
+    token: str = ""
+    """Administrators' token, for what needs it."""
+
+    @abstractmethod
+    def exchange(self, method: str, path: str, body: Body) -> tuple[int, bytes]:
+        """Status and body of the answer."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the connection."""
+
+    def request(self, method: str, path: str, body: Body = b"") -> bytes:
+        """The answer's body. Raises IngestError with the server's message if it refuses."""
+        status, answer = self.exchange(method, path, body)
+        if status != 200:
+            text = answer[:500].decode("utf-8", "replace").strip()
+            raise IngestError(f"{method} {path.partition('?')[0]} was refused with {status}: {text}")
+        return answer
+
+    def json(self, method: str, path: str, document: Any = None) -> Any:
+        """The same with JSON both ways; an empty answer is None."""
+        answer = self.request(method, path, b"" if document is None else msgspec.json.encode(document))
+        return msgspec.json.decode(answer) if answer else None
+
+    def privileged(self, path: str) -> str:
+        """A path with the administrators' token, if there is one."""
+        if not self.token:
+            return path
+        return f"{path}{'&' if '?' in path else '?'}admintoken={self.token}"
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+class ServerConnection(Connection):
+    """One kept-alive connection; a request that gets no answer is repeated, which is harmless for all that we send."""
+
+    def __init__(self, url: str, token: str = "") -> None:
+        place = urlsplit(url if "://" in url else f"http://{url}")
+        if place.scheme not in ("http", "https") or not place.hostname:
+            raise IngestError(f"{url!r} is no address of a server; it must look like http://127.0.0.1:8000")
+        kind = http.client.HTTPSConnection if place.scheme == "https" else http.client.HTTPConnection
+        self.url = f"{place.scheme}://{place.netloc}"
+        self.token = token
+        self._connection = kind(place.hostname, place.port, timeout=TIMEOUT_S)
+
+    def exchange(self, method: str, path: str, body: Body) -> tuple[int, bytes]:
+        for attempt in range(ATTEMPTS):
+            try:
+                self._connection.request(method, path, body or None, {"Content-Length": str(len(body))})
+                answer = self._connection.getresponse()
+                data = answer.read()
+            except (OSError, http.client.HTTPException) as error:
+                self._connection.close()
+                problem: object = error
+            else:
+                if answer.status != 503:
+                    return answer.status, data
+                problem = data[:200].decode("utf-8", "replace")
+            if attempt < ATTEMPTS - 1:
+                time.sleep(0.2 * 2**attempt)
+        raise IngestError(f"no answer from {self.url}: {problem}")
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class LocalConnection(Connection):
+    """The server's application on a data folder, in this process, without a network."""
+
+    def __init__(self, folder: Path) -> None:
+        from fascicle.config import Settings
+        from fascicle.server.app import Application
+        from fascicle.store import open_store
+
+        self._store = open_store(folder)
+        self._application = Application(self._store, Settings(data=folder))
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="ingest", daemon=True)
+        self._thread.start()
+
+    def exchange(self, method: str, path: str, body: Body) -> tuple[int, bytes]:
+        status, answer = self._run(self._exchange(method, path, body))
+        return status, answer
+
+    def close(self) -> None:
+        self._run(self._application.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._store.close()
+
+    def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _exchange(self, method: str, path: str, body: Body) -> tuple[int, bytes]:
+        path, _, query = path.partition("?")
+        scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
+            "headers": [(b"content-length", str(len(body)).encode())],
+            "client": ("127.0.0.1", 0),
+            "server": ("127.0.0.1", 0),
+            "scheme": "http",
+        }
+        sent = 0
+        status, pieces = 0, []
+
+        async def receive() -> dict[str, Any]:
+            nonlocal sent
+            piece = bytes(memoryview(body)[sent : sent + (4 << 20)])
+            sent += len(piece)
+            return {"type": "http.request", "body": piece, "more_body": sent < len(body)}
+
+        async def send(message: dict[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            else:
+                pieces.append(bytes(message.get("body", b"")))
+
+        await self._application(scope, receive, send)
+        return status, b"".join(pieces)

@@ -1,0 +1,64 @@
+"""Which steps of an ingest are done: a text file, one JSON line each, every line on disk before the next step.
+
+The first line says what is being ingested, from where to where. A journal of something else is an error; a line that
+was cut off by a crash is dropped.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fascicle.pipeline.ingest_connections import IngestError
+
+
+class Journal:
+    """Opens or begins a journal. Steps are named by any text."""
+
+    def __init__(self, path: Path, header: dict[str, Any]) -> None:
+        self.path = path
+        self.done: dict[str, Any] = {}
+        """The steps that are done, and what was kept with them."""
+        length = self._read(header) if path.exists() else 0
+        self._file = path.open("r+b" if length else "wb")
+        self._file.truncate(length)
+        self._file.seek(length)
+        if not length:
+            self._append(header)
+
+    def _read(self, header: dict[str, Any]) -> int:
+        """Takes over complete lines; how many bytes of the file they are."""
+        length = 0
+        for number, line in enumerate(self.path.read_bytes().splitlines(keepends=True)):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                entry = msgspec.json.decode(line)
+            except msgspec.DecodeError:
+                break
+            if number == 0 and entry != header:
+                changed = sorted(name for name in header | entry if header.get(name) != entry.get(name))
+                raise IngestError(
+                    f"{self.path} is the journal of another ingest (it differs in {', '.join(changed)}); remove it to "
+                    "start over, or name another one with --journal"
+                )
+            if number:
+                self.done[entry["step"]] = entry.get("kept")
+            length += len(line)
+        return length
+
+    def add(self, step: str, kept: Any = None) -> None:
+        """A step is done and durable."""
+        self.done[step] = kept
+        self._append({"step": step} if kept is None else {"step": step, "kept": kept})
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        self._file.write(msgspec.json.encode(entry) + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
