@@ -1,0 +1,209 @@
+"""Splits of supervoxels and bodies: voxels at every scale, index, mapping, and that refusals change nothing."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+from labelmap_instances import Labels
+
+from fascicle.datatypes.labelmap import events
+from fascicle.errors import BadRequest
+
+Volume = np.ndarray[Any, np.dtype[np.uint64]]
+SIZE = 32
+
+
+def rles(mask: np.ndarray[Any, Any]) -> bytes:
+    """The voxels of a mask [z,y,x] as a legacy sparse volume."""
+    runs = []
+    for z, y in np.argwhere(mask.any(axis=2)).tolist():
+        edges = np.flatnonzero(np.diff(np.r_[0, mask[z, y].astype(np.int8), 0]))
+        runs += [struct.pack("<4i", a, y, z, b - a) for a, b in edges.reshape(-1, 2).tolist()]
+    return struct.pack("<BBBBII", 0, 3, 0, 0, 0, len(runs)) + b"".join(runs)
+
+
+def halved(volume: Volume) -> Volume:
+    """Half the size: the most frequent label of 2x2x2 that is not 0, of equals the smallest."""
+    out = np.zeros(tuple(n // 2 for n in volume.shape), np.uint64)
+    for z, y, x in np.ndindex(out.shape):
+        cell = volume[2 * z : 2 * z + 2, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2]
+        labels, counts = np.unique(cell[cell != 0], return_counts=True)
+        if len(labels):
+            out[z, y, x] = labels[np.argmax(counts)]
+    return out
+
+
+@pytest.fixture
+def volume() -> Volume:
+    """Supervoxels 1 to 4 as slabs along x that are not aligned with the blocks of 16^3."""
+    x = np.arange(SIZE) // 7 % 4 + 1
+    return np.broadcast_to(x.astype(np.uint64), (SIZE, SIZE, SIZE)).copy()
+
+
+@pytest.fixture
+def labels(volume: Volume) -> Labels:
+    labels = Labels(BlockSize="16,16,16", MaxDownresLevel="2")
+    labels.post(f"raw/0_1_2/{SIZE}_{SIZE}_{SIZE}/0_0_0", volume.tobytes())
+    labels.post("merge", [3, 4])
+    return labels
+
+
+def raw(labels: Labels, scale: int = 0, supervoxels: bool = True) -> Volume:
+    n = SIZE >> scale
+    path = f"raw/0_1_2/{n}_{n}_{n}/0_0_0?scale={scale}" + ("&supervoxels=true" if supervoxels else "")
+    return np.frombuffer(labels.get(path), "<u8").reshape(n, n, n).copy()
+
+
+def check_consistent(labels: Labels) -> None:
+    """Index, sizes and mapping agree with the voxels, and lower scales with scale 0."""
+    dense = raw(labels)
+    ids, counts = np.unique(dense[dense != 0], return_counts=True)
+    assert labels.json("sizes?supervoxels=true", ids.tolist()) == counts.tolist()
+    owners = labels.json("mapping", ids.tolist())
+    bodies = raw(labels, supervoxels=False)
+    for body in sorted(set(owners)):
+        members = [s for s, owner in zip(ids.tolist(), owners, strict=True) if owner == body]
+        assert sorted(labels.json(f"supervoxels/{body}")) == members
+        assert labels.json(f"size/{body}") == {"voxels": int((bodies == body).sum())}
+    assert labels.json("existing-labels") == sorted(set(owners))
+    for scale in (1, 2):
+        dense = halved(dense)
+        assert np.array_equal(raw(labels, scale), dense)
+
+
+def test_split_supervoxel(labels: Labels, volume: Volume) -> None:
+    mask = (volume == 3) & (np.indices(volume.shape)[0] < 19)
+    size = labels.json("size/3")
+    done = labels.post("split-supervoxel/3", rles(mask))
+    assert done == {"SplitSupervoxel": 5, "RemainSupervoxel": 6, "MutationID": done["MutationID"]}
+    expected = volume.copy()
+    expected[volume == 3] = 6
+    expected[mask] = 5
+    assert np.array_equal(raw(labels), expected)
+    assert labels.json("size/3") == size
+    assert labels.json("mapping", [3, 4, 5, 6]) == [0, 3, 3, 3]
+    with pytest.raises(BadRequest, match="doesn't exist anymore"):
+        labels.get("size/3?supervoxels=true")
+    assert labels.json("supervoxel-splits") == [labels.uuid(labels.root), [[done["MutationID"], 3, 6, 5]]]
+    assert labels.json("lastmod/3")["mutation id"] == done["MutationID"]
+    check_consistent(labels)
+    record = labels.records()[-1]
+    assert record["Action"] == "split-supervoxel-complete"
+    assert (record["Supervoxel"], record["Body"]) == (3, 3)
+    assert (record["SplitSize"], record["RemainSize"]) == (int(mask.sum()), int((volume == 3).sum() - mask.sum()))
+    event = labels.events[-1]
+    assert isinstance(event, events.SupervoxelSplit)
+    assert (event.body, event.supervoxel, event.split, event.remain) == (3, 3, 5, 6)
+
+
+def test_split_with_given_ids(labels: Labels, volume: Volume) -> None:
+    mask = (volume == 1) & (np.indices(volume.shape)[1] % 2 == 0)
+    done = labels.post("split-supervoxel/1?split=6000", rles(mask))
+    assert (done["SplitSupervoxel"], done["RemainSupervoxel"]) == (6000, 6001)
+    done = labels.post("split-supervoxel/6001?split=50&remain=40", rles(~mask & (volume == 1) & (np.arange(SIZE) < 3)))
+    assert (done["SplitSupervoxel"], done["RemainSupervoxel"]) == (50, 40)
+    check_consistent(labels)
+
+
+def test_split_without_lower_resolutions(labels: Labels, volume: Volume) -> None:
+    before = raw(labels, 1)
+    labels.post("split-supervoxel/1?downres=false", rles((volume == 1) & (np.indices(volume.shape)[1] < 9)))
+    assert np.array_equal(raw(labels, 1), before)
+    assert sorted(labels.json("supervoxels/1")) == [5, 6]
+
+
+def test_split_in_a_child_version(labels: Labels, volume: Volume) -> None:
+    child = labels.child(labels.root)
+    labels.post("split-supervoxel/1", rles((volume == 1) & (np.indices(volume.shape)[1] < 9)), child)
+    assert np.array_equal(raw(labels), volume)
+    assert labels.json("mapping", [1]) == [1]
+    assert labels.json("mapping", [1, 5, 6], child) == [0, 1, 1]
+    assert labels.json("supervoxel-splits") == []
+    check_consistent(labels)
+
+
+def test_body_split(labels: Labels, volume: Volume) -> None:
+    z, _, x = np.indices(volume.shape)
+    mask = (volume == 4) & (x < 26) | (volume == 3) & (z < 5)
+    done = labels.post("split/3", rles(mask))
+    new = done["label"]
+    assert new == 5
+    bodies = volume.copy()
+    bodies[bodies == 4] = 3
+    bodies[mask] = new
+    assert np.array_equal(raw(labels, supervoxels=False), bodies)
+    check_consistent(labels)
+    record = labels.records()[-1]
+    assert set(record["SVSplits"]) == {"3", "4"}
+    assert labels.json("mapping", [3, 4]) == [0, 0]
+    rows = labels.json("supervoxel-splits")[1]
+    assert sorted(row[1:] for row in rows) == sorted(
+        [int(old), ids["Remain"], ids["Split"]] for old, ids in record["SVSplits"].items()
+    )
+    assert isinstance(labels.events[-1], events.Split)
+
+
+def test_body_split_of_a_whole_supervoxel(labels: Labels, volume: Volume) -> None:
+    new = labels.post("split/3", rles(volume == 4))["label"]
+    ids = labels.records()[-1]["SVSplits"]["4"]
+    assert labels.json(f"supervoxels/{new}") == [ids["Split"]]
+    assert labels.json("mapping", [ids["Remain"]]) == [3]
+    assert labels.json("size/3?supervoxels=true") == {"voxels": int((volume == 3).sum())}
+
+
+def test_dry_runs_change_nothing(labels: Labels, volume: Volume) -> None:
+    before = labels.everything()
+    mask = (volume == 3) & (np.indices(volume.shape)[0] < 19)
+    told = labels.post("split-supervoxel/3?dryrun=true", rles(mask))
+    assert (told["SplitSupervoxel"], told["SplitSize"]) == (5, int(mask.sum()))
+    assert labels.post("split/3?dryrun=true", rles(mask))["SVSplits"] == {"3": {"Split": 6, "Remain": 7}}
+    assert labels.everything() == before
+
+
+def _cases(volume: Volume) -> list[tuple[str, bytes]]:
+    part = (volume == 1) & (np.indices(volume.shape)[0] < 9)
+    good = rles(part)
+    whole, empty = rles(volume == 1), rles(volume == 99)
+    stray = part.copy()
+    stray[0, 0, 10] = True
+    far = struct.pack("<BBBBII4i", 0, 3, 0, 0, 0, 1, 1000, 1000, 1000, 4)
+    negative = struct.pack("<BBBBII4i", 0, 3, 0, 0, 0, 1, 0, 0, 0, -4)
+    twice = good[:8] + struct.pack("<I", 2 * ((len(good) - 12) // 16)) + 2 * good[12:]
+    bodies = [whole, empty, rles(stray), far, negative, twice, good[:20], b"", b"\x01" + good[1:]]
+    cases = [(f"{keyword}/1", body) for keyword in ("split-supervoxel", "split") for body in bodies]
+    cases += [(path, good) for path in ("split-supervoxel/99", "split-supervoxel/0", "split-supervoxel/x")]
+    cases += [(path, good) for path in ("split-supervoxel", "split/99", "split/0", "split/x", "split", "split/2")]
+    options = ("split=7&remain=7", "split=1", "split=2", "remain=4", "split=x", f"remain={2**64 - 1}", "split=-1")
+    return cases + [(f"split-supervoxel/1?{option}", good) for option in options]
+
+
+def test_refusals_change_nothing(labels: Labels, volume: Volume) -> None:
+    before = labels.everything()
+    for path, body in _cases(volume):
+        with pytest.raises(BadRequest):
+            labels.post(path, body)
+        assert labels.everything() == before, path
+    labels.settings["allow_labelmap_split"] = False
+    with pytest.raises(BadRequest, match="deactivated"):
+        labels.post("split/1", _cases(volume)[0][1])
+
+
+def test_a_plan_is_made_again_when_ids_are_taken(labels: Labels, volume: Volume) -> None:
+    """What another writer did between plan and transaction is not lost."""
+    mask = (volume == 1) & (np.indices(volume.shape)[0] < 9)
+    original = labels.write
+
+    def late(change: Any, version: int | None = None) -> Any:
+        labels.write = original  # type: ignore[method-assign]
+        labels.post("nextlabel/10")
+        labels.post("merge", [2, 1])
+        return original(change, version)
+
+    labels.write = late  # type: ignore[method-assign]
+    done = labels.post("split-supervoxel/1", rles(mask))
+    assert (done["SplitSupervoxel"], done["RemainSupervoxel"]) == (15, 16)
+    assert labels.json("mapping", [15, 16]) == [2, 2]
+    check_consistent(labels)
