@@ -7,8 +7,13 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 pytest_plugins = ["serving"]
+
+# The first call of a kernel compiles it, which no deadline should count.
+settings.register_profile("fascicle", deadline=None)
+settings.load_profile("fascicle")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
