@@ -19,7 +19,7 @@ _PLAIN = {"showAxisLines": False, "showScaleBar": False, "showDefaultAnnotations
 
 
 def section_state(url: str, uuid: str, position_xyz: tuple[int, int, int], **instances: Any) -> dict[str, Any]:
-    """One xy section through the middle of a voxel, `PIXELS_PER_VOXEL` to the voxel; instances as for `viewer_state`."""
+    """One xy section through the middle of a voxel, `PIXELS_PER_VOXEL` to each; instances as for `viewer_state`."""
     state = viewer_state(
         url,
         uuid,

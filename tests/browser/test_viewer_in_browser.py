@@ -15,6 +15,9 @@ from fascicle.pipeline.demo_repo import Server, link, load, read_folder
 from sample_repo import SampleRepo
 from serving import RunningServer
 
+Medulla = tuple[str, np.ndarray, np.ndarray]
+"""Root of the repo, grayscale and bodies `[z, y, x]`."""
+
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
@@ -89,8 +92,8 @@ def test_selected_body_has_a_mesh(browser: Chromium, sample_repo: SampleRepo) ->
 
 
 @pytest.fixture(scope="module")
-def medulla(shared: Path, server: RunningServer) -> tuple[str, np.ndarray, np.ndarray]:
-    """The FIB-SEM cube of a fly's medulla, loaded as the demo does: (root, grayscale, bodies), arrays `[z, y, x]`."""
+def medulla(shared: Path, server: RunningServer) -> Medulla:
+    """The FIB-SEM cube of a fly's medulla, loaded as the demo does."""
     folder = shared / "data" / "fib25-medulla-250"
     with Progress(disable=True) as progress:
         repo = load(Server(server.url), folder.name, folder, progress)
@@ -108,7 +111,7 @@ def medulla(shared: Path, server: RunningServer) -> tuple[str, np.ndarray, np.nd
 def test_medulla_grayscale(
     browser: Chromium,
     server: RunningServer,
-    medulla: tuple[str, np.ndarray, np.ndarray],
+    medulla: Medulla,
     position: tuple[int, int, int],
 ) -> None:
     root, grayscale, _ = medulla
@@ -121,7 +124,7 @@ def test_medulla_grayscale(
 def test_medulla_segmentation(
     browser: Chromium,
     server: RunningServer,
-    medulla: tuple[str, np.ndarray, np.ndarray],
+    medulla: Medulla,
     position: tuple[int, int, int],
 ) -> None:
     root, _, bodies = medulla
@@ -132,9 +135,7 @@ def test_medulla_segmentation(
 
 
 @pytest.mark.reference_data
-def test_link_of_the_demo_opens(
-    browser: Chromium, server: RunningServer, medulla: tuple[str, np.ndarray, np.ndarray]
-) -> None:
+def test_link_of_the_demo_opens(browser: Chromium, server: RunningServer, medulla: Medulla) -> None:
     repo = Server(server.url).json("GET", f"/api/repo/{medulla[0]}/info")
     browser.requests.clear()
     browser.open(link(server.url, repo))
