@@ -15,13 +15,19 @@ from hypothesis import strategies as st
 from fascicle.errors import BadRequest, CorruptionError
 from fascicle.formats import label_block
 
-SOLID_7 = bytes.fromhex("080000000800000008000000" "01000000" "0700000000000000")
+SOLID_7 = bytes.fromhex("080000000800000008000000010000000700000000000000")
 EXAMPLE_2 = bytes.fromhex(
-    "020000000200000002000000" "02000000" "05000000000000000900000000000000" "02000100010001000100010001000100"
+    "020000000200000002000000"
+    "02000000"
+    "05000000000000000900000000000000"
+    "02000100010001000100010001000100"
     "0000000001000000" + "00000000" * 7 + "80" + "00" * 63
 )
 UNINITIALISED = bytes.fromhex(
-    "020000000200000002000000" "02000000" "00000000000000000500000000000000" "00000100010001000100010001000100"
+    "020000000200000002000000"
+    "02000000"
+    "00000000000000000500000000000000"
+    "00000100010001000100010001000100"
     "01000000" + "00000000" * 6
 )
 
@@ -113,7 +119,11 @@ def test_golden_blocks() -> None:
 
 @pytest.mark.parametrize(
     ("labels", "values", "row"),
-    [(3, [0, 1, 2, 0, 1, 2, 0, 1], "1861"), (5, [0, 1, 2, 3, 4, 3, 2, 1], "0538d1"), (512, range(8), "000040403020140c07")],
+    [
+        (3, [0, 1, 2, 0, 1, 2, 0, 1], "1861"),
+        (5, [0, 1, 2, 3, 4, 3, 2, 1], "0538d1"),
+        (512, range(8), "000040403020140c07"),
+    ],
 )
 def test_golden_bit_packing(labels: int, values: list[int], row: str) -> None:
     sub = np.arange(512, dtype=np.uint64) % labels
@@ -257,7 +267,7 @@ def slow_binary(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
 
 def test_golden_binary_blocks() -> None:
     assert label_block.binary_block(EXAMPLE_2, np.array([False, True])) == bytes.fromhex(
-        "02" "0201" + "00" * 63 + "00" * 7
+        "020201" + "00" * 63 + "00" * 7
     )
     assert label_block.binary_block(SOLID_7, np.array([True])) == b"\1"
     assert label_block.binary_block(SOLID_7, np.array([False])) is None
@@ -393,7 +403,9 @@ def test_values_outside_of_the_list_are_refused() -> None:
 
 
 @settings(deadline=None, max_examples=300)
-@given(blocks, st.lists(st.tuples(st.integers(0, 2**20), st.integers(0, 255)), min_size=1, max_size=4), st.integers(0, 9))
+@given(
+    blocks, st.lists(st.tuples(st.integers(0, 2**20), st.integers(0, 255)), min_size=1, max_size=4), st.integers(0, 9)
+)
 def test_random_damage_is_refused_or_harmless(block: np.ndarray, changes: list[tuple[int, int]], cut: int) -> None:
     data = bytearray(label_block.encode(block))
     for at, value in changes:
@@ -406,7 +418,9 @@ def test_random_damage_is_refused_or_harmless(block: np.ndarray, changes: list[t
         return
     assert counts.sum() == block.size
     assert len(set(label_block.table(normal).tolist())) == len(counts)
-    assert np.array_equal(label_block.decode(normal), slow_decode(bytes(label_block.encode(label_block.decode(normal)))))
+    assert np.array_equal(
+        label_block.decode(normal), slow_decode(bytes(label_block.encode(label_block.decode(normal))))
+    )
 
 
 def test_unused_and_repeated_entries_are_removed() -> None:

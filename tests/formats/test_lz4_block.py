@@ -1,41 +1,75 @@
-"""Blocks put together from pieces must be what any LZ4 decoder takes for one block."""
+"""Raw LZ4 blocks assembled from pieces."""
 
 from __future__ import annotations
+
+from unittest import mock
 
 import lz4.block
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fascicle.formats import lz4_block
-from fascicle.formats.lz4_block import compress_stream
 
-piece = st.one_of(
-    st.binary(min_size=1, max_size=400),
-    st.builds(lambda unit, n: unit * n, st.binary(min_size=1, max_size=20), st.integers(1, 300)),
-)
+noise = st.binary(max_size=400)
+repeats = st.builds(lambda data, times: data * times, st.binary(min_size=1, max_size=12), st.integers(1, 900))
+pieces = st.lists(st.one_of(noise, repeats), max_size=8)
 
 
-@given(st.lists(piece, min_size=1, max_size=8))
-def test_pieces_make_one_block(pieces: list[bytes]) -> None:
-    whole = b"".join(pieces)
-    packed = b"".join(compress_stream(pieces, len(whole)))
-    assert lz4.block.decompress(packed, uncompressed_size=len(whole)) == whole
+@settings(deadline=None, max_examples=300)
+@given(pieces, st.sampled_from([1, 13, 100, 4 << 20]))
+def test_pieces_make_one_block(parts: list[bytes], piece_bytes: int) -> None:
+    assembler = lz4_block.Lz4Assembler()
+    with mock.patch.object(lz4_block, "PIECE_BYTES", piece_bytes):
+        block = b"".join([assembler.feed(part) for part in parts] + [assembler.finish()])
+    whole = b"".join(parts)
+    assert lz4.block.decompress(block, uncompressed_size=len(whole)) == whole
+    assert ends_as_it_must(block, len(whole))
 
 
-def test_literals_of_every_length_are_carried_over() -> None:
-    rng = np.random.default_rng(0)
-    for held in (0, 1, 5, 14, 15, 16, 269, 270, 271, 524, 525, 526, 70_000):
-        pieces = [bytes(100), rng.bytes(held) if held else b"x", bytes(64) + rng.bytes(held), b"y" * 40]
-        whole = b"".join(pieces)
-        packed = b"".join(compress_stream(pieces, len(whole)))
-        assert lz4.block.decompress(packed, uncompressed_size=len(whole)) == whole
+def ends_as_it_must(block: bytes, size: int) -> bool:
+    """The last 5 bytes are literals and the last match begins 12 bytes before the end, or there is none."""
+    at, out, last_match = 0, 0, -1
+    while True:
+        token = block[at]
+        at += 1
+        count = token >> 4
+        while count >= 15 and block[at] == 255:
+            count += 255
+            at += 1
+        if token >> 4 == 15:
+            count += block[at]
+            at += 1
+        at += count
+        out += count
+        if at == len(block):
+            return out == size and (last_match < 0 or (count >= 5 and last_match <= size - 12))
+        at += 2
+        length = (token & 15) + 4
+        if token & 15 == 15:
+            while block[at] == 255:
+                length += 255
+                at += 1
+            length += block[at]
+            at += 1
+        last_match = out
+        out += length
 
 
-def test_large_pieces_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lz4_block, "PIECE_BYTES", 1000)
-    labels = np.repeat(np.arange(500, dtype="<u8"), 13)
-    parts = list(compress_stream([labels], labels.nbytes))
-    assert len(parts) > 10
-    assert lz4.block.decompress(b"".join(parts), uncompressed_size=labels.nbytes) == labels.tobytes()
+def test_volumes_are_streamed() -> None:
+    volume = np.repeat(np.arange(64 * 64, dtype=np.uint64).reshape(64, 64, 1), 64, 2)
+    parts = list(lz4_block.compress_stream([volume[:3], volume[3:50], volume[50:]], volume.nbytes))
+    block = b"".join(parts)
+    assert len(parts) > 3
+    assert len(block) < volume.nbytes / 10
+    assert lz4.block.decompress(block, uncompressed_size=volume.nbytes) == volume.tobytes()
+    with pytest.raises(ValueError, match="bytes"):
+        list(lz4_block.compress_stream([volume], 5))
+
+
+def test_incompressible_data_stays_right() -> None:
+    data = np.random.default_rng(0).bytes(9_000_000)
+    assembler = lz4_block.Lz4Assembler()
+    block = assembler.feed(data) + assembler.feed(bytes(100)) + assembler.finish()
+    assert lz4.block.decompress(block, uncompressed_size=len(data) + 100) == data + bytes(100)

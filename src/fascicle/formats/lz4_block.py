@@ -1,78 +1,86 @@
-"""One raw LZ4 block made piece by piece, so that volumes of any size stream in bounded memory.
+"""Raw LZ4 blocks made piece by piece.
 
-Format: the LZ4 project's `lz4_Block_format.md`. An LZ4 block is a list of sequences, each some literals and a match;
-the last one has literals only. Pieces are compressed on their own; of all but the last, the closing literals are held back
-and put before the first literals of the next piece. A match never reaches further back than its own piece, so offsets
-stay right, and the rules about the end of a block hold because they hold for the last piece.
+A raw LZ4 block (source: LZ4 `doc/lz4_Block_format.md`) is a row of sequences: a token, literals, and a match that
+looks back at most 64 KiB; the last sequence has literals only. There is no streaming form of it, but blocks of
+successive pieces can be joined: the last literals of one piece go in front of those of the next piece's first
+sequence. So an answer that must be *one* block needs neither the whole volume nor the whole answer in memory. The
+rules for the end of a block hold because they hold for the last piece, or, if that is shorter than they need, for the
+one before it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import lz4.block
+import numpy as np
+from numpy.typing import NDArray
 
-from fascicle.kernels import lz4_tokens
-from fascicle.kernels.arrays import frozen_bytes
+from fascicle.kernels import lz4_sequences
+from fascicle.kernels.arrays import Buffer, frozen_bytes
 
-PIECE_BYTES = 32 << 20
-"""Most bytes compressed at a time."""
-
-
-def _length(nibble_base: int, length: int) -> tuple[int, bytes]:
-    """(nibble of the token, the bytes that follow it) of a length."""
-    rest = length - nibble_base
-    if rest < 15:
-        return rest, b""
-    return 15, b"\xff" * ((rest - 15) // 255) + bytes(((rest - 15) % 255,))
+PIECE_BYTES = 4 << 20
+"""Pieces that are compressed at once. Matches do not reach across their borders."""
 
 
 class Lz4Assembler:
-    """Feed dense bytes in pieces, get parts of one LZ4 block; `finish` gives the last part."""
+    """Joins the raw LZ4 blocks of successive pieces: `feed` them, then `finish`; the returned bytes make up one block.
+
+    Literals are held back until a match follows, so incompressible data is held in memory as a whole.
+    """
 
     def __init__(self) -> None:
-        self._literals = b""
-        """Held back from the pieces so far."""
+        self._literals: list[bytes | memoryview] = []
+        self._held = 0
 
-    def feed(self, dense: Any) -> bytes:
-        """The part of the block that is settled once `dense` (bytes-like, not empty) has come."""
-        if not len(dense):
-            return b""
-        packed = lz4.block.compress(dense, store_size=False)
-        count, first_at, last_token, last_at = lz4_tokens.first_and_last(frozen_bytes(packed))
-        if last_token == 0:
-            # Nothing repeats: literals cannot be sent before the match that ends their sequence.
-            self._literals += packed[last_at:]
-            return b""
-        held, self._literals = self._literals, packed[last_at:]
-        if not held:
-            return bytes(packed[:last_token])
-        nibble, extra = _length(0, len(held) + count)
-        token = nibble << 4 | packed[0] & 15
-        return b"".join((bytes((token,)), extra, held, memoryview(packed)[first_at:last_token]))
+    def feed(self, data: Buffer) -> bytes:
+        """Compress one more piece of any size; what of the block is settled."""
+        view = memoryview(frozen_bytes(data).data)
+        return b"".join(
+            part for at in range(0, len(view), PIECE_BYTES) for part in self._joined(view[at : at + PIECE_BYTES])
+        )
+
+    def _joined(self, piece: memoryview) -> Iterator[bytes | memoryview]:
+        compressed: bytes = lz4.block.compress(piece, store_size=False)
+        first, count, last_token, last = lz4_sequences.find_ends(frozen_bytes(compressed))
+        view = memoryview(compressed)
+        if last_token > 0:
+            yield _head(self._held + count, compressed[0] & 15)
+            yield from self._literals
+            yield view[first:last_token]
+            self._literals, self._held = [], 0
+        self._literals.append(bytes(view[last:]))
+        self._held += len(compressed) - last
 
     def finish(self) -> bytes:
-        """The closing sequence."""
-        nibble, extra = _length(0, len(self._literals))
-        last = bytes((nibble << 4,)) + extra + self._literals
-        self._literals = b""
-        return last
+        """The rest of the block."""
+        rest = b"".join((_head(self._held, 0), *self._literals))
+        self._literals, self._held = [], 0
+        return rest
 
 
-def compress_stream(pieces: Iterable[Any], total_bytes: int) -> Iterator[bytes]:
-    """Parts of one raw LZ4 block of all pieces (C-contiguous arrays or bytes) put together.
+def _head(literals: int, match: int) -> bytes:
+    """Token and length bytes of a sequence; `match` is the low half of the token."""
+    if literals < 15:
+        return bytes((literals << 4 | match,))
+    more, rest = divmod(literals - 15, 255)
+    return b"".join((bytes((0xF0 | match,)), b"\xff" * more, bytes((rest,))))
 
-    `total_bytes` is their sum, which must be at least 1.
+
+def compress_stream(slabs: Iterable[NDArray[np.uint64]], size_bytes: int) -> Iterator[bytes]:
+    """One raw LZ4 block, in parts, of a dense volume that comes in slabs u64[z,y,x].
+
+    ValueError at the end if the slabs did not have `size_bytes` bytes together, which a receiver relies on.
     """
     assembler = Lz4Assembler()
-    fed = 0
-    for piece in pieces:
-        view = memoryview(piece).cast("B")
-        for start in range(0, len(view), PIECE_BYTES):
-            part = assembler.feed(view[start : start + PIECE_BYTES])
+    done = 0
+    for slab in slabs:
+        flat = np.ascontiguousarray(slab).reshape(-1).view(np.uint8)
+        for at in range(0, flat.size, PIECE_BYTES):
+            part = assembler.feed(flat[at : at + PIECE_BYTES])
             if part:
                 yield part
-        fed += len(view)
-    assert fed == total_bytes, f"{fed} bytes came where {total_bytes} were announced"
+        done += flat.size
+    if done != size_bytes:
+        raise ValueError(f"the slabs had {done} bytes, not {size_bytes}")
     yield assembler.finish()

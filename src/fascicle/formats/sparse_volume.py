@@ -1,147 +1,175 @@
-"""Sparse volumes: runs of voxels along x, and the streams that carry them.
+"""Sparse volumes: bodies as runs of voxels along x, or as bit masks.
 
-Source: DVID `dvid/volumes.go` and `datatype/labelmap`. Runs are i32[n, 4] rows (x, y, z, length), lengths at least 1,
-coordinates in voxels of a scale, or in blocks for the coarse forms. All numbers are little-endian.
+Sources: DVID `dvid/volumes.go` (runs) and `datatype/common/labels` (binary blocks). A run is i32 x, y, z of its first
+voxel and i32 length. Formats:
+
+* *rles*: header of 12 bytes (u8 0, u8 dimensions 3, u8 run axis 0, u8 0, u32 0, u32 number of runs), then the runs;
+* *srles*: runs only;
+* *coarse*: as rles, in block coordinates; *coarse volumes*: repeated u64 label, i32 number of runs, runs;
+* *binary blocks*: u32 gx, gy, gz (sub-blocks per axis), u64 label, then per block i32 x, y, z of its first voxel and
+a flag: 0 empty, 1 full, 2 followed by the sub-blocks (x fastest), each a flag of the same meaning, 2 followed by 64
+bytes of mask, one per row of 8 voxels, lowest bit first.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fascicle.errors import BadRequest
+from fascicle.kernels.arrays import Buffer, frozen_bytes
 
 Runs = NDArray[np.int32]
 
-HEADER_BYTES = 12
+RLE_HEADER = struct.Struct("<BBBBII")
+BINARY_HEADER = struct.Struct("<IIIQ")
+COARSE_HEADER = struct.Struct("<Qi")
 RUN_BYTES = 16
-MOST_RUNS = (1 << 32) - 1
 
 
-def header(runs: int) -> bytes:
-    """The header of the legacy form for a number of runs; BadRequest if the form cannot carry so many."""
-    if runs > MOST_RUNS:
-        raise BadRequest(f"{runs} runs do not fit the sparse volume format, whose header counts to {MOST_RUNS}")
-    return struct.pack("<BBBBII", 0, 3, 0, 0, 0, runs)
-
-
-def encode_runs(runs: Runs) -> bytes:
-    """Runs without a header (`srles`)."""
-    return np.ascontiguousarray(runs, "<i4").tobytes()
+def rle_header(runs: int) -> bytes:
+    """The 12 bytes before the runs of the format rles."""
+    if runs >= 1 << 32:
+        raise BadRequest(f"{runs} runs do not fit into the format rles, which counts to 4294967295: ask for srles")
+    return RLE_HEADER.pack(0, 3, 0, 0, 0, runs)
 
 
 def encode_rles(runs: Runs) -> bytes:
-    """The legacy form: a header with the number of runs, then the runs."""
-    return header(len(runs)) + encode_runs(runs)
+    """Runs i32[k,4] (x, y, z, length) in the format rles."""
+    return rle_header(len(runs)) + encode_srles(runs)
 
 
-def decode_runs(data: bytes | memoryview) -> Runs:
-    """Runs without a header; BadRequest for a part of a run, or a length below 1."""
-    if len(data) % RUN_BYTES:
-        raise BadRequest(f"{len(data)} bytes are no whole number of runs of {RUN_BYTES} bytes")
-    runs: Runs = np.frombuffer(data, "<i4").reshape(-1, 4).astype(np.int32, copy=False)
+def encode_srles(runs: Runs) -> bytes:
+    """Runs i32[k,4] without a header."""
+    return np.ascontiguousarray(runs, "<i4").tobytes()
+
+
+def decode_rles(data: Buffer) -> Runs:
+    """Runs i32[k,4] of a posted sparse volume; BadRequest if it is cut short or a run makes no sense.
+
+    As the reference, bytes 1 to 7 and what follows the last run are ignored.
+    """
+    view = memoryview(frozen_bytes(data).data)
+    if len(view) < RLE_HEADER.size:
+        raise BadRequest(f"a sparse volume has a header of 12 bytes, the body has only {len(view)}")
+    descriptor, _, _, _, _, count = RLE_HEADER.unpack_from(view)
+    if descriptor != 0:
+        raise BadRequest(f"sparse volumes with payload {descriptor} are not understood: byte 0 must be 0 (binary)")
+    if len(view) - RLE_HEADER.size < RUN_BYTES * count:
+        raise BadRequest(f"the sparse volume claims {count} runs, its {len(view)} bytes are too few for them")
+    return _checked(decode_srles(view[RLE_HEADER.size : RLE_HEADER.size + RUN_BYTES * count]))
+
+
+def decode_srles(data: Buffer) -> Runs:
+    """Runs i32[k,4] of bytes that hold nothing else."""
+    view = memoryview(frozen_bytes(data).data)
+    if len(view) % RUN_BYTES:
+        raise BadRequest(f"{len(view)} bytes are not a whole number of runs, which have 16 bytes each")
+    return np.frombuffer(view, "<i4").reshape(-1, 4).astype(np.int32)
+
+
+def _checked(runs: Runs) -> Runs:
     if len(runs):
-        shortest = int(runs[:, 3].min())
-        if shortest < 1:
-            raise BadRequest(f"a run has length {shortest}: each needs at least one voxel")
-        if int((runs[:, 0].astype(np.int64) + runs[:, 3]).max()) > 1 << 31:
-            raise BadRequest("a run ends beyond the largest coordinate, 2^31 - 1")
+        bad = (runs[:, 3] < 1) | (runs[:, 0].astype(np.int64) + runs[:, 3] > 1 << 31)
+        if bad.any():
+            x, y, z, length = runs[int(np.argmax(bad))].tolist()
+            raise BadRequest(f"run at ({x},{y},{z}) has length {length}: it must be at least 1 and end within 32 bits")
     return runs
 
 
-def decode_rles(data: bytes | memoryview) -> Runs:
-    """The runs of the legacy form. What follows the announced runs is ignored.
-
-    Raises BadRequest if the first byte announces something else than binary voxels, or if bytes are missing.
-    """
-    if len(data) < HEADER_BYTES:
-        raise BadRequest(f"a sparse volume starts with a header of {HEADER_BYTES} bytes; there are {len(data)}")
-    if data[0] != 0:
-        raise BadRequest(f"the sparse volume's payload descriptor is {data[0]}: only 0, binary voxels, is understood")
-    count = int.from_bytes(bytes(data[8:12]), "little")
-    end = HEADER_BYTES + RUN_BYTES * count
-    if len(data) < end:
-        raise BadRequest(f"the sparse volume announces {count} runs but has bytes for {(len(data) - 12) // RUN_BYTES}")
-    return decode_runs(memoryview(data)[HEADER_BYTES:end])
+def voxels_of(runs: Runs) -> int:
+    """How many voxels runs have together."""
+    return int(runs[:, 3].sum(dtype=np.int64))
 
 
-def encode_coarse_record(label: int, runs: Runs) -> bytes:
-    """One body of `sparsevols-coarse`: label u64, number of runs i32, runs in blocks."""
-    return struct.pack("<Qi", label, len(runs)) + encode_runs(runs)
+def coarse_runs(blocks_xyz: NDArray[np.int64]) -> Runs:
+    """Runs i32[k,4] of distinct blocks i64[n,3] (x, y, z), sorted by z, y, x and maximal along x."""
+    blocks = np.asarray(blocks_xyz, np.int64).reshape(-1, 3)
+    if not len(blocks):
+        return np.empty((0, 4), np.int32)
+    blocks = blocks[np.lexsort((blocks[:, 0], blocks[:, 1], blocks[:, 2]))]
+    step = np.diff(blocks, axis=0)
+    starts = np.flatnonzero(np.append(True, (step[:, 0] != 1) | (step[:, 1] != 0) | (step[:, 2] != 0)))
+    lengths = np.diff(np.append(starts, len(blocks)))
+    return np.column_stack((blocks[starts], lengths)).astype(np.int32)
 
 
-def decode_coarse_records(data: bytes) -> dict[int, Runs]:
-    """The bodies of a `sparsevols-coarse` stream."""
-    found: dict[int, Runs] = {}
+def encode_coarse_volume(label: int, runs: Runs) -> bytes:
+    """One body of the format coarse volumes."""
+    return COARSE_HEADER.pack(label, len(runs)) + encode_srles(runs)
+
+
+def decode_coarse_volumes(data: Buffer) -> Iterator[tuple[int, Runs]]:
+    """(label, runs i32[k,4] in block coordinates) of each body of the format coarse volumes."""
+    view = memoryview(frozen_bytes(data).data)
     at = 0
-    while at < len(data):
-        if len(data) - at < HEADER_BYTES:
-            raise BadRequest("the stream of coarse volumes ends inside of a header")
-        label, count = struct.unpack_from("<Qi", data, at)
-        at += HEADER_BYTES
-        if count < 0 or len(data) - at < RUN_BYTES * count:
-            raise BadRequest(f"the coarse volume of body {label} is cut short")
-        found[label] = decode_runs(data[at : at + RUN_BYTES * count])
+    while at < len(view):
+        if len(view) - at < COARSE_HEADER.size:
+            raise BadRequest("coarse volumes end inside of a header")
+        label, count = COARSE_HEADER.unpack_from(view, at)
+        at += COARSE_HEADER.size
+        if count < 0 or len(view) - at < RUN_BYTES * count:
+            raise BadRequest(f"coarse volume of label {label} claims {count} runs, more than follow")
+        yield label, decode_srles(view[at : at + RUN_BYTES * count])
         at += RUN_BYTES * count
-    return found
 
 
-def binary_blocks_header(size_xyz: tuple[int, int, int], label: int) -> bytes:
-    """The first 20 bytes of `format=blocks`: sub-blocks per axis of a block of `size_xyz` voxels, and the label."""
-    return struct.pack("<IIIQ", *(edge // 8 for edge in size_xyz), label)
+def encode_binary_blocks(
+    size_xyz: tuple[int, int, int], label: int, blocks: Iterable[tuple[tuple[int, int, int], bytes]]
+) -> Iterator[bytes]:
+    """The format binary blocks: header before the first block, nothing at all without blocks.
 
-
-def decode_binary_blocks(data: bytes) -> tuple[int, Iterator[tuple[tuple[int, int, int], NDArray[np.bool_]]]]:
-    """(label, blocks) of a `format=blocks` stream that is not empty.
-
-    Blocks are (x, y, z of the first voxel, mask bool[z, y, x]), read as the iterator advances.
+    `blocks` yields the voxel coordinate of a block's first voxel and its encoding (`label_block.binary_block`).
     """
-    if len(data) < 20:
-        raise BadRequest("the stream of binary blocks ends inside of its header")
-    gx, gy, gz, label = struct.unpack_from("<IIIQ", data)
-    if not (0 < gx <= 128 and 0 < gy <= 128 and 0 < gz <= 128):
-        raise BadRequest(f"blocks of {gx} x {gy} x {gz} sub-blocks are not possible")
-    return label, _binary_blocks(memoryview(data), (gz, gy, gx))
+    header = BINARY_HEADER.pack(*(size // 8 for size in size_xyz), label)
+    for corner, encoded in blocks:
+        yield b"".join((header, struct.pack("<3i", *corner), encoded))
+        header = b""
 
 
-def _binary_blocks(
-    data: memoryview, grid_zyx: tuple[int, int, int]
-) -> Iterator[tuple[tuple[int, int, int], NDArray[np.bool_]]]:
-    gz, gy, gx = grid_zyx
-    at = 20
-    while at < len(data):
-        if len(data) - at < 13:
-            raise BadRequest("the stream of binary blocks ends inside of a block")
-        x, y, z, flag = struct.unpack_from("<iiiB", data, at)
-        at += 13
-        cells = np.zeros((gz * gy * gx, 8, 8, 8), np.bool_)
+def decode_binary_blocks(data: Buffer) -> tuple[int, Iterator[tuple[tuple[int, int, int], NDArray[np.bool_]]]]:
+    """(label, iterator of (first voxel x, y, z, mask bool[z,y,x])) of binary blocks; BadRequest if malformed."""
+    view = memoryview(frozen_bytes(data).data)
+    if len(view) < BINARY_HEADER.size:
+        raise BadRequest(f"binary blocks have a header of 20 bytes, there are only {len(view)}")
+    gx, gy, gz, label = BINARY_HEADER.unpack_from(view)
+    if not all(1 <= g <= 128 for g in (gx, gy, gz)):
+        raise BadRequest(f"binary blocks claim ({gx},{gy},{gz}) sub-blocks: there must be 1 to 128 per axis")
+
+    def blocks() -> Iterator[tuple[tuple[int, int, int], NDArray[np.bool_]]]:
+        at = BINARY_HEADER.size
+        while at < len(view):
+            if len(view) - at < 13:
+                raise BadRequest("binary blocks end inside of a block's coordinate")
+            x, y, z = struct.unpack_from("<3i", view, at)
+            flag = view[at + 12]
+            at += 13
+            mask = np.zeros((8 * gz, 8 * gy, 8 * gx), np.bool_)
+            if flag == 1:
+                mask[...] = True
+            elif flag == 2:
+                at = _read_sub_blocks(view, at, mask)
+            elif flag != 0:
+                raise BadRequest(f"binary block at ({x},{y},{z}) has flag {flag}: it must be 0, 1 or 2")
+            yield (x, y, z), mask
+
+    return label, blocks()
+
+
+def _read_sub_blocks(view: memoryview, at: int, mask: NDArray[np.bool_]) -> int:
+    for z, y, x in np.ndindex(*(size // 8 for size in mask.shape)):
+        flag = view[at] if at < len(view) else -1
+        at += 1
+        part = mask[8 * z : 8 * z + 8, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8]
         if flag == 1:
-            cells[:] = True
-        elif flag == 2:
-            for cell in cells:
-                at = _binary_cell(data, at, cell)
-        elif flag:
-            raise BadRequest(f"a binary block has flag {flag}: it can be 0, 1 or 2")
-        mask = cells.reshape(gz, gy, gx, 8, 8, 8).transpose(0, 3, 1, 4, 2, 5).reshape(gz * 8, gy * 8, gx * 8)
-        yield (x, y, z), mask
-
-
-def _binary_cell(data: memoryview, at: int, cell: NDArray[np.bool_]) -> int:
-    """Read one sub-block into `cell`; the position after it."""
-    if at >= len(data):
-        raise BadRequest("the stream of binary blocks ends inside of a block")
-    flag = data[at]
-    if flag == 1:
-        cell[:] = True
-    elif flag == 2:
-        if len(data) - at < 65:
-            raise BadRequest("the stream of binary blocks ends inside of a mask")
-        bits = np.frombuffer(data, np.uint8, 64, at + 1)
-        cell[:] = np.unpackbits(bits, bitorder="little").reshape(8, 8, 8)
-        return at + 65
-    elif flag:
-        raise BadRequest(f"a sub-block has flag {flag}: it can be 0, 1 or 2")
-    return at + 1
+            part[...] = True
+        elif flag == 2 and at + 64 <= len(view):
+            bits = np.unpackbits(np.frombuffer(view, np.uint8, 64, at), bitorder="little")
+            part[...] = bits.reshape(8, 8, 8).astype(np.bool_)
+            at += 64
+        elif flag != 0:
+            raise BadRequest("binary blocks end inside of a block, or a sub-block's flag is not 0, 1 or 2")
+    return at

@@ -108,7 +108,7 @@ def _grown(slots, table, n):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _distinct(block, z0, y0, x0, local, found, slots, stamps, stamp):  # type: ignore[no-untyped-def]
+def distinct(block, z0, y0, x0, local, found, slots, stamps, stamp):  # type: ignore[no-untyped-def]
     """Distinct labels of a sub-block, in order of appearance, into `found`; their numbers per voxel into `local`."""
     n = 1
     last = block[z0, y0, x0]
@@ -157,7 +157,7 @@ def _distinct(block, z0, y0, x0, local, found, slots, stamps, stamp):  # type: i
 
 
 @njit(cache=True, nogil=True)
-def _is_solid(block, z0, y0, x0):  # type: ignore[no-untyped-def]
+def is_solid(block, z0, y0, x0):  # type: ignore[no-untyped-def]
     first = block[z0, y0, x0]
     for z in range(z0, z0 + 8):
         for y in range(y0, y0 + 8):
@@ -217,11 +217,11 @@ def encode(block):  # type: ignore[no-untyped-def]
                 z0 = sz * 8
                 y0 = sy * 8
                 x0 = sx * 8
-                if _is_solid(block, z0, y0, x0):
+                if is_solid(block, z0, y0, x0):
                     here = 1
                     found[0] = block[z0, y0, x0]
                 else:
-                    here = _distinct(block, z0, y0, x0, local, found, small_slots, stamps, i + 1)
+                    here = distinct(block, z0, y0, x0, local, found, small_slots, stamps, i + 1)
                     for k in range(here):
                         order[k] = k
                     _sort_with(found, order, here)
