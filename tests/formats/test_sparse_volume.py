@@ -12,11 +12,16 @@ from hypothesis import strategies as st
 from fascicle.errors import BadRequest
 from fascicle.formats import label_block, sparse_volume
 
-EXAMPLE = bytes.fromhex(
-    "000300000000000002000000" "0a000000140000001e00000005000000" "ffffffff140000001f00000002000000"
-)
+EXAMPLE = bytes.fromhex("0003000000000000020000000a000000140000001e00000005000000ffffffff140000001f00000002000000")
 coordinate = st.integers(-(2**31), 2**31 - 1)
 runs = st.lists(st.tuples(st.integers(-(2**31), 2**30), coordinate, coordinate, st.integers(1, 2**20)), max_size=20)
+
+
+def binary_stream(
+    size_xyz: tuple[int, int, int], label: int, blocks: list[tuple[tuple[int, int, int], bytes]]
+) -> bytes:
+    parts = [struct.pack("<3i", *corner) + encoded for corner, encoded in blocks]
+    return sparse_volume.binary_blocks_header(size_xyz, label) + b"".join(parts)
 
 
 def as_runs(rows: list[tuple[int, int, int, int]]) -> np.ndarray:
@@ -34,7 +39,7 @@ def test_golden_rles() -> None:
 @given(runs)
 def test_runs_round_trip(rows: list[tuple[int, int, int, int]]) -> None:
     assert sparse_volume.decode_rles(sparse_volume.encode_rles(as_runs(rows))).tolist() == [list(r) for r in rows]
-    assert sparse_volume.decode_srles(sparse_volume.encode_srles(as_runs(rows))).tolist() == [list(r) for r in rows]
+    assert sparse_volume.decode_runs(sparse_volume.encode_runs(as_runs(rows))).tolist() == [list(r) for r in rows]
     assert sparse_volume.voxels_of(as_runs(rows)) == sum(r[3] for r in rows)
 
 
@@ -74,16 +79,16 @@ def test_coarse_runs_cover_the_blocks(blocks: set[tuple[int, int, int]]) -> None
 
 
 def test_coarse_volumes() -> None:
-    data = sparse_volume.encode_coarse_volume(7, as_runs([(1, 2, 3, 4)])) + sparse_volume.encode_coarse_volume(
+    data = sparse_volume.encode_coarse_record(7, as_runs([(1, 2, 3, 4)])) + sparse_volume.encode_coarse_record(
         2**64 - 1, as_runs([])
     )
-    assert [(label, r.tolist()) for label, r in sparse_volume.decode_coarse_volumes(data)] == [
+    assert [(label, r.tolist()) for label, r in sparse_volume.decode_coarse_records(data)] == [
         (7, [[1, 2, 3, 4]]),
         (2**64 - 1, []),
     ]
     for cut in (1, 13, 20, 30):
         with pytest.raises(BadRequest):
-            list(sparse_volume.decode_coarse_volumes(data[:-cut]))
+            list(sparse_volume.decode_coarse_records(data[:-cut]))
 
 
 def test_golden_binary_blocks() -> None:
@@ -92,16 +97,15 @@ def test_golden_binary_blocks() -> None:
     encoded = label_block.encode(block)
     nine = label_block.binary_block(encoded, label_block.table(encoded) == 9)
     assert nine is not None
-    stream = b"".join(sparse_volume.encode_binary_blocks((16, 16, 16), 9, [((0, 0, 0), nine)]))
-    assert stream.hex() == "02000000" * 3 + "0900000000000000" + "00" * 12 + "02" "0201" + "00" * 63 + "00" * 7
+    stream = binary_stream((16, 16, 16), 9, [((0, 0, 0), nine)])
+    assert stream.hex() == "02000000" * 3 + "0900000000000000" + "00" * 12 + "020201" + "00" * 63 + "00" * 7
     label, blocks = sparse_volume.decode_binary_blocks(stream)
     assert label == 9
     ((corner, mask),) = blocks
     assert corner == (0, 0, 0)
     assert np.array_equal(mask, block == 9)
-    solid = b"".join(sparse_volume.encode_binary_blocks((16, 16, 16), 5, [((16, 0, 0), b"\1")]))
-    assert solid.hex() == "020000000200000002000000" "0500000000000000" "10000000" "00000000" "00000000" "01"
-    assert b"".join(sparse_volume.encode_binary_blocks((16, 16, 16), 5, [])) == b""
+    solid = binary_stream((16, 16, 16), 5, [((16, 0, 0), b"\1")])
+    assert solid.hex() == "020000000200000002000000050000000000000010000000000000000000000001"
     for cut in (1, 9, 60, 100):
         with pytest.raises(BadRequest):
             list(sparse_volume.decode_binary_blocks(stream[:-cut])[1])
@@ -116,9 +120,7 @@ def test_binary_blocks_of_several_blocks() -> None:
         binary = label_block.binary_block(encoded, label_block.table(encoded) == 1)
         assert binary is not None
         parts.append(((24 * i, -16, 8), binary))
-    label, blocks = sparse_volume.decode_binary_blocks(
-        b"".join(sparse_volume.encode_binary_blocks((24, 16, 8), 2**64 - 1, parts))
-    )
+    label, blocks = sparse_volume.decode_binary_blocks(binary_stream((24, 16, 8), 2**64 - 1, parts))
     assert label == 2**64 - 1
     for block, (corner, _), (found_corner, mask) in zip(dense, parts, blocks, strict=True):
         assert corner == found_corner

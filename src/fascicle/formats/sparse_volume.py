@@ -14,7 +14,7 @@ bytes of mask, one per row of 8 voxels, lowest bit first.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ COARSE_HEADER = struct.Struct("<Qi")
 RUN_BYTES = 16
 
 
-def rle_header(runs: int) -> bytes:
+def header(runs: int) -> bytes:
     """The 12 bytes before the runs of the format rles."""
     if runs >= 1 << 32:
         raise BadRequest(f"{runs} runs do not fit into the format rles, which counts to 4294967295: ask for srles")
@@ -39,10 +39,10 @@ def rle_header(runs: int) -> bytes:
 
 def encode_rles(runs: Runs) -> bytes:
     """Runs i32[k,4] (x, y, z, length) in the format rles."""
-    return rle_header(len(runs)) + encode_srles(runs)
+    return header(len(runs)) + encode_runs(runs)
 
 
-def encode_srles(runs: Runs) -> bytes:
+def encode_runs(runs: Runs) -> bytes:
     """Runs i32[k,4] without a header."""
     return np.ascontiguousarray(runs, "<i4").tobytes()
 
@@ -60,10 +60,10 @@ def decode_rles(data: Buffer) -> Runs:
         raise BadRequest(f"sparse volumes with payload {descriptor} are not understood: byte 0 must be 0 (binary)")
     if len(view) - RLE_HEADER.size < RUN_BYTES * count:
         raise BadRequest(f"the sparse volume claims {count} runs, its {len(view)} bytes are too few for them")
-    return _checked(decode_srles(view[RLE_HEADER.size : RLE_HEADER.size + RUN_BYTES * count]))
+    return _checked(decode_runs(view[RLE_HEADER.size : RLE_HEADER.size + RUN_BYTES * count]))
 
 
-def decode_srles(data: Buffer) -> Runs:
+def decode_runs(data: Buffer) -> Runs:
     """Runs i32[k,4] of bytes that hold nothing else."""
     view = memoryview(frozen_bytes(data).data)
     if len(view) % RUN_BYTES:
@@ -97,12 +97,12 @@ def coarse_runs(blocks_xyz: NDArray[np.int64]) -> Runs:
     return np.column_stack((blocks[starts], lengths)).astype(np.int32)
 
 
-def encode_coarse_volume(label: int, runs: Runs) -> bytes:
+def encode_coarse_record(label: int, runs: Runs) -> bytes:
     """One body of the format coarse volumes."""
-    return COARSE_HEADER.pack(label, len(runs)) + encode_srles(runs)
+    return COARSE_HEADER.pack(label, len(runs)) + encode_runs(runs)
 
 
-def decode_coarse_volumes(data: Buffer) -> Iterator[tuple[int, Runs]]:
+def decode_coarse_records(data: Buffer) -> Iterator[tuple[int, Runs]]:
     """(label, runs i32[k,4] in block coordinates) of each body of the format coarse volumes."""
     view = memoryview(frozen_bytes(data).data)
     at = 0
@@ -113,21 +113,16 @@ def decode_coarse_volumes(data: Buffer) -> Iterator[tuple[int, Runs]]:
         at += COARSE_HEADER.size
         if count < 0 or len(view) - at < RUN_BYTES * count:
             raise BadRequest(f"coarse volume of label {label} claims {count} runs, more than follow")
-        yield label, decode_srles(view[at : at + RUN_BYTES * count])
+        yield label, decode_runs(view[at : at + RUN_BYTES * count])
         at += RUN_BYTES * count
 
 
-def encode_binary_blocks(
-    size_xyz: tuple[int, int, int], label: int, blocks: Iterable[tuple[tuple[int, int, int], bytes]]
-) -> Iterator[bytes]:
-    """The format binary blocks: header before the first block, nothing at all without blocks.
+def binary_blocks_header(size_xyz: tuple[int, int, int], label: int) -> bytes:
+    """The 20 bytes before the first block of binary blocks; without blocks not even they are sent.
 
-    `blocks` yields the voxel coordinate of a block's first voxel and its encoding (`label_block.binary_block`).
+    Each block is then i32 x, y, z of its first voxel and its encoding (`label_block.binary_block`).
     """
-    header = BINARY_HEADER.pack(*(size // 8 for size in size_xyz), label)
-    for corner, encoded in blocks:
-        yield b"".join((header, struct.pack("<3i", *corner), encoded))
-        header = b""
+    return BINARY_HEADER.pack(*(size // 8 for size in size_xyz), label)
 
 
 def decode_binary_blocks(data: Buffer) -> tuple[int, Iterator[tuple[tuple[int, int, int], NDArray[np.bool_]]]]:
