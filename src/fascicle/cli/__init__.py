@@ -71,7 +71,16 @@ def main() -> None:
     from fascicle.errors import FascicleError
 
     try:
-        group.main(args=translated(sys.argv[1:]), prog_name="fascicle")
+        code = group.main(args=translated(sys.argv[1:]), prog_name="fascicle", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(2)
+    except click.ClickException as error:
+        click.echo(f"fascicle: {' '.join(error.format_message().split())}", err=True)
+        sys.exit(2)
+    except click.Abort:
+        sys.exit(130)
     except FascicleError as error:
         click.echo(f"fascicle: {error.message}", err=True)
         sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)

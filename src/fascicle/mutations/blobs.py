@@ -14,7 +14,7 @@ _OFFSET = 0x6C62272E07BB014262B821756295C58D
 _PRIME = 0x1000000000000000000013B
 _MASK = (1 << 128) - 1
 _COMPILED_FROM = 2048
-"""Bytes from which on a compiled loop is worth loading; large sparse volumes are hashed inside of write transactions."""
+"""Bytes from which on a compiled loop is worth loading; large sparse volumes are hashed in write transactions."""
 _PREFIX = keys.prefix(keys.CATALOG, BLOBS)
 
 

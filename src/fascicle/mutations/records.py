@@ -1,7 +1,7 @@
 """Mutation ids, and records of completed mutations as JSON.
 
-A repo has one counter of mutation ids. A record lies under its instance, by version and time; the times of one writer are
-strictly increasing, and only one writer is at work at a time.
+A repo has one counter of mutation ids. A record lies under its instance, by version and time; the times of one writer
+are strictly increasing, and only one writer is at work at a time.
 """
 
 from __future__ import annotations

@@ -39,10 +39,10 @@ class AccessLog:
 
 def line(request: Request, status: int, seconds: float, size: int) -> str:
     """Time, address, user, application, method, path, status, bytes and milliseconds."""
-    client = request.client
+    address = request.client[0] if request.client else "-"
     path = request.path.encode("unicode_escape", "surrogateescape").decode("ascii")
     return (
-        f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {client[0] if client else '-'} {_word(request.user)} {_word(request.app)} "
+        f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {address} {_word(request.user)} {_word(request.app)} "
         f"{request.method} {path[:500]} {status} {size} {seconds * 1000:.1f}ms"
     )
 

@@ -1,6 +1,7 @@
 """Where work runs: small requests in the event loop, heavy ones in a few threads that yield to it.
 
-Nothing is refused for load, with one exception: of the requests that ask for it (`throttle=on`) only some run at a time.
+Nothing is refused for load, with one exception: of the requests that ask for it (`throttle=on`) only some run at a
+time.
 """
 
 from __future__ import annotations

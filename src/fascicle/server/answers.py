@@ -48,7 +48,6 @@ class CommonHeaders:
         allowed = (b"access-control-allow-origin", origin.encode("latin-1"))
         return [allowed, (b"vary", b"Origin"), _EXPOSED, *self._timing]
 
-
     def encoded(self, request: Request) -> bytes:
         """The headers for one request as they are sent."""
         if self.everybody or not self._domains:

@@ -1,7 +1,8 @@
 """The ASGI application: finds what answers a request, runs it where it belongs, sends the answer.
 
-Small reads run in the event loop. Heavy ones, and answers that are streamed, run in a few threads that yield to it. Changes
-go to the store's writer thread, which commits all that is waiting together; the loop is woken once for all of them.
+Small reads run in the event loop. Heavy ones, and answers that are streamed, run in a few threads that yield to it.
+Changes go to the store's writer thread, which commits all that is waiting together; the loop is woken once for all of
+them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -285,81 +286,42 @@ class Application:
         )
 
     async def _instance_request(self, request: Request, receive: Receive, sending: answers.Sending) -> None:
-        body = b""
-        reading = self.store.read()
-        txn = reading.__enter__()
-        try:
-            plan = self.plan(request, txn)
-            route = plan.route
-            slot = self.throttle.slot(request) if route.throttled else None
-            if route.work is Work.SMALL and not request.has_body and not route.streams_body and slot is None:
-                reply = plan.handler(self._call(request, plan, txn, body))
-                if type(reply) is Answer and not isinstance(reply.body, (bytes, memoryview)):
-                    streamed, reading = reading, None
-                    await self._stream(reply, streamed, sending)
-                    return
-            else:
-                reply = None
-        finally:
-            if reading is not None:
-                reading.__exit__(None, None, None)
-        if reply is None:
-            if slot is not None:
-                with slot:
-                    await self._bodied_request(request, receive, sending, plan)
-            else:
-                await self._bodied_request(request, receive, sending, plan)
-        elif isinstance(reply, Commit):
-            await self._commit(request, plan, reply, sending)
-        else:
-            await sending.answer(reply)
+        with self.store.read() as txn:
+            route = self.plan(request, txn).route
+        slot = self.throttle.slot(request) if route.throttled else None
+        with slot or nullcontext():
+            await self._answer_instance(request, route, receive, sending)
 
-    async def _bodied_request(self, request: Request, receive: Receive, sending: answers.Sending, plan: Plan) -> None:
-        """A request that has a body, or works in a thread."""
-        route = plan.route
-        feeding: asyncio.Task[None] | None = None
+    async def _answer_instance(
+        self, request: Request, route: Route, receive: Receive, sending: answers.Sending
+    ) -> None:
+        """Read the body, or let a thread read it; run the handler; send its answer or make its change."""
+        loop = asyncio.get_running_loop()
         if route.streams_body and request.has_body:
-            if request.content_length is not None:
-                self.limits.check_size(request.content_length)
+            self.limits.check_size(request.content_length or 0)
             bridge = BodyBridge(self.limits, receive)
             feeding = asyncio.create_task(bridge.feed())
             work = partial(self._run, request, b"", bridge.pieces())
-            pool = self.pools.uploads
+            try:
+                plan, reply, reading = await loop.run_in_executor(self.pools.uploads, work)
+            finally:
+                feeding.cancel()
         else:
             body = await self.limits.read(receive, request.content_length) if request.has_body else b""
             if route.work is Work.SMALL:
-                with self.store.read() as txn:
-                    plan = self.plan(request, txn)
-                    reply = plan.handler(self._call(request, plan, txn, body))
-                    if isinstance(reply, Answer):
-                        if isinstance(reply.body, (bytes, memoryview)):
-                            await sending.answer(reply)
-                            return
-                        work = partial(self._run, request, body, None)
-                    else:
-                        work = None
-                if work is None:
-                    assert isinstance(reply, Commit)
-                    await self._commit(request, plan, reply, sending)
-                    return
+                plan, reply, reading = self._run(request, body, None)
             else:
                 work = partial(self._run, request, body, None)
-            pool = self.pools.heavy
-        try:
-            plan, reply, reading = await asyncio.get_running_loop().run_in_executor(pool, work)
-        finally:
-            if feeding is not None:
-                feeding.cancel()
+                plan, reply, reading = await loop.run_in_executor(self.pools.heavy, work)
         if isinstance(reply, Commit):
-            await self._commit(request, plan, reply, sending)
+            result = await self.submit(self._change(request, plan, reply))
+            await sending.answer(reply.answer(result))
         elif reading is not None:
             await self._stream(reply, reading, sending)
         else:
             await sending.answer(reply)
 
-    def _run(
-        self, request: Request, body: bytes, pieces: Iterator[bytes] | None
-    ) -> tuple[Plan, Reply, Reading | None]:
+    def _run(self, request: Request, body: bytes, pieces: Iterator[bytes] | None) -> tuple[Plan, Reply, Reading | None]:
         """In a thread: the reply, and the snapshot if it is still needed for a streamed answer."""
         reading: Reading | None = self.store.read()
         assert reading is not None
@@ -378,7 +340,7 @@ class Application:
     async def _stream(self, answer: Answer, reading: Reading, sending: answers.Sending) -> None:
         """Send an answer piece by piece; a thread makes the next ones while nothing waits to be sent."""
         try:
-            pieces = iter(answer.body)  # type: ignore[arg-type]
+            pieces = iter(answer.body)
             first, more = await self._in_pool(_gathered, pieces)
             if not more:
                 answer.body = first
@@ -398,11 +360,6 @@ class Application:
 
     # -- changes
 
-    async def _commit(self, request: Request, plan: Plan, commit: Commit, sending: answers.Sending) -> None:
-        """Make a change and answer once it is durable."""
-        result = await self.submit(self._change(request, plan, commit))
-        await sending.answer(commit.answer(result))
-
     def _change(self, request: Request, plan: Plan, commit: Commit) -> Callable[[WriteTransaction], Any]:
         """A change for the store; that it is allowed is checked again inside of the transaction."""
         keyword = request.segments[4]
@@ -416,9 +373,7 @@ class Application:
             if gated:
                 self.gates.check_instance_open(request, node, instance, keyword)
             return commit.apply(
-                StoreChange(
-                    editor, instance, node, user=request.user, app=request.app, settings=self.datatype_settings
-                )
+                StoreChange(editor, instance, node, user=request.user, app=request.app, settings=self.datatype_settings)
             )
 
         return change

@@ -1,8 +1,9 @@
 """One HTTP/1.1 connection: parses requests with httptools and runs them.
 
-uvicorn accepts connections, ticks the clock and ends the server; this class takes the place of its own protocol. A request
-that is complete when its bytes arrive and that can be answered at once, or by one change of the store, is answered without a
-task (`Application.quick`); all others are ASGI exchanges. Requests that a client sends ahead wait for their turn.
+uvicorn accepts connections, ticks the clock and ends the server; this class takes the place of its own protocol. A
+request that is complete when its bytes arrive and that can be answered at once, or by one change of the store, is
+answered without a task (`Application.quick`); all others are ASGI exchanges. Requests that a client sends ahead wait
+for their turn.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closed = True
-        self.state.connections.discard(self)  # type: ignore[arg-type]
+        self.state.connections.discard(self)
         if self.exchange is not None:
             self.exchange.lost()
         self.resume_writing()
@@ -319,7 +320,12 @@ class Exchange:
             connection.exchange = None
             return
         keep_alive = self.keep_alive and not connection.ending
-        first = [STATUS_LINES[status], connection.common_head(), head, b"\r\n" if keep_alive else _CLOSE]
+        first: list[bytes | memoryview] = [
+            STATUS_LINES[status],
+            connection.common_head(),
+            head,
+            b"\r\n" if keep_alive else _CLOSE,
+        ]
         if len(body) <= JOINED_BODY_BYTES:
             first.append(body)
             connection.transport.write(b"".join(first))

@@ -92,9 +92,7 @@ class Describer:
             "Description": repo.description,
             "Log": repo.log,
             "Properties": {},
-            "DataInstances": {
-                instance.name: self.instance(instance, head) for instance in catalog.instances(repo.id)
-            },
+            "DataInstances": {instance.name: self.instance(instance, head) for instance in catalog.instances(repo.id)},
             "DAG": {"Root": repo.root_uuid, "Nodes": described},
             "MutationID": mutation_id,
             "SavedMutationID": mutation_id,

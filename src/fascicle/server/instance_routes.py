@@ -127,7 +127,9 @@ def _mutations_range(call: Call) -> Answer:
         raise BadRequest("the versions of a range must be of the repo that the instance belongs to")
     sequence = [call.node] if not call.instance.versioned else call.catalog.version_sequence(end.id, start.id)
     versions = [node.id if call.instance.versioned else call.ancestry.version for node in sequence]
-    lines = (line for version in versions for line in records.stored(call.txn, call.instance.id, version))
+    lines: Iterator[bytes] = (
+        line for version in versions for line in records.stored(call.txn, call.instance.id, version)
+    )
     if user := call.query.get("userid"):
         lines = _of_user(lines, user)
     return Answer(_json_list(lines), "application/json")
@@ -139,19 +141,19 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "tags",
         {"GET": _tags, "POST": _change_tags},
-        "The instance's tags as `{\"Tags\": {...}}`; POST of a JSON object of strings adds to them.",
+        'The instance\'s tags as `{"Tags": {...}}`; POST of a JSON object of strings adds to them.',
         options=(Option("replace", "`true`: the object replaces all tags"),),
     ),
     Route(
         "sync",
         {"POST": _sync},
-        "Follow the changes of other instances: `{\"sync\": \"name1,name2\"}`.",
+        'Follow the changes of other instances: `{"sync": "name1,name2"}`.',
         options=(Option("replace", "`true`: follow these only"),),
     ),
     Route(
         "blobstore",
         {"GET": _blob, "POST": _put_blob, ANY_METHOD: _no_blob_method},
-        "Bytes by the hash of their content: POST answers `{\"reference\": ...}`, GET gives them back.",
+        'Bytes by the hash of their content: POST answers `{"reference": ...}`, GET gives them back.',
         path="<reference>",
         work=Work.HEAVY,
     ),

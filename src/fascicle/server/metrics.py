@@ -74,7 +74,9 @@ class Metrics:
         ]
         seconds, sizes = [], []
         for (kind, keyword, method, status), (count, duration, size) in sorted(self.requests.items()):
-            labels = f'{{kind="{_label(kind)}",keyword="{_label(keyword)}",method="{_label(method)}",status="{status}"}}'
+            labels = (
+                f'{{kind="{_label(kind)}",keyword="{_label(keyword)}",method="{_label(method)}",status="{status}"}}'
+            )
             lines.append(f"fascicle_requests_total{labels} {int(count)}")
             seconds.append(f"fascicle_request_seconds_total{labels} {duration:.6f}")
             sizes.append(f"fascicle_answer_bytes_total{labels} {int(size)}")
@@ -109,7 +111,11 @@ class Metrics:
             gauges["store_file_bytes"] = ("Size of the store's files.", store.file_bytes)
             gauges["store_live_bytes"] = ("Bytes of the values that can be reached.", store.live_bytes)
         for name, (meaning, value) in gauges.items():
-            lines += [f"# HELP fascicle_{name} {meaning}", f"# TYPE fascicle_{name} gauge", f"fascicle_{name} {value:g}"]
+            lines += [
+                f"# HELP fascicle_{name} {meaning}",
+                f"# TYPE fascicle_{name} gauge",
+                f"fascicle_{name} {value:g}",
+            ]
         return "\n".join(lines) + "\n"
 
 

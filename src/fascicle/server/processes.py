@@ -93,7 +93,7 @@ def _serve(settings: Settings, listening: socket.socket, parent: int = 0) -> Non
         app = Application(store, settings)
         config = uvicorn.Config(
             app,
-            http=Connection,  # type: ignore[arg-type]
+            http=Connection,
             loop="uvloop" if sys.platform != "win32" else "asyncio",
             ws="none",
             lifespan="on",

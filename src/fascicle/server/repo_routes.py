@@ -228,7 +228,9 @@ def _resolve(call: CatalogCall) -> Edit:
         instance = call.catalog.instance(parents[0].repo_id, name)
         classes = registry.datatype(instance.typename).versioned_classes
         if not classes:
-            raise BadRequest(f'conflicts of data instance "{name}" of type {instance.typename} cannot be resolved by key')
+            raise BadRequest(
+                f'conflicts of data instance "{name}" of type {instance.typename} cannot be resolved by key'
+            )
         instances.append((instance, classes))
     return Edit(
         lambda editor: conflicts.resolve(editor, instances, parents, note),

@@ -1,4 +1,7 @@
-"""Removes the data of deleted instances in the background, in small transactions. What was interrupted goes on at start."""
+"""Removes the data of deleted instances in the background, in small transactions.
+
+What was interrupted goes on at start.
+"""
 
 from __future__ import annotations
 

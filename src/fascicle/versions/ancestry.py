@@ -1,9 +1,9 @@
 """What each version descends from, in constant time and little memory.
 
-The graph is cut into chains: a version continues the chain of its only parent if it is the first child to do so. A version
-descends from another one if that one lies on its own chain at or below its own position, or on another chain at or below the
-last position that can be reached there. Versions of one chain share the table of reachable positions, so a chain of 10,000
-versions has one table, and looking up takes two dictionary reads whatever the length.
+The graph is cut into chains: a version continues the chain of its only parent if it is the first child to do so. A
+version descends from another one if that one lies on its own chain at or below its own position, or on another chain
+at or below the last position that can be reached there. Versions of one chain share the table of reachable positions,
+so a chain of 10,000 versions has one table, and looking up takes two dictionary reads whatever the length.
 """
 
 from __future__ import annotations

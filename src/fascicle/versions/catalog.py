@@ -1,13 +1,13 @@
 """Repos, versions and instances: rows of the store, and a table of them in memory.
 
-The rows lie under instance 0. There is one row for each repo, node and instance, one row of counters, and a log that names
-the row behind every change. A process keeps one `Catalog`, and brings it up to date by reading the log from where it
-stopped: first it compares the number of the transaction, then the length of the log, and then it reads only changed rows.
-So a new version costs the same whether it is the tenth or the ten thousandth, and any number of processes may serve one
-store.
+The rows lie under instance 0. There is one row for each repo, node and instance, one row of counters, and a log that
+names the row behind every change. A process keeps one `Catalog`, and brings it up to date by reading the log from
+where it stopped: first it compares the number of the transaction, then the length of the log, and then it reads only
+changed rows. So a new version costs the same whether it is the tenth or the ten thousandth, and any number of
+processes may serve one store.
 
-A write transaction may have changed rows that are not committed yet; it sees them through a catalog of its own that lies
-over the shared one (`CatalogCache.writing`).
+A write transaction may have changed rows that are not committed yet; it sees them through a catalog of its own that
+lies over the shared one (`CatalogCache.writing`).
 """
 
 from __future__ import annotations
@@ -77,13 +77,14 @@ class Counters:
 class Catalog:
     """The repos, nodes and instances of a store.
 
-    Reading is safe in any thread; changes are made under the lock of the `CatalogCache`, each single table always whole.
+    Reading is safe in any thread; changes are made under the lock of the `CatalogCache`, each single table always
+    whole.
     """
 
     def __init__(self, over: Catalog | None = None) -> None:
-        self.sequence = 0 if over is None else over.sequence
+        self.sequence: int = 0 if over is None else over.sequence
         self.transaction = -1
-        self.lineage = Lineage(None if over is None else over.lineage)
+        self.lineage: Lineage = Lineage(None if over is None else over.lineage)
         self._over = over
         self._repos: MutableMapping[int, Repo] = _table(over and over._repos)
         self._nodes: MutableMapping[int, Node] = _table(over and over._nodes)
@@ -112,7 +113,10 @@ class Catalog:
         return None if version is None else self._nodes[version]
 
     def resolve(self, reference: str) -> Node:
-        """The version a reference of a request names: a UUID, a prefix of one, a tag, or a branch. Raises BadRequest."""
+        """The version a reference of a request names: a UUID, a prefix of one, a tag, or a branch.
+
+        Raises BadRequest.
+        """
         version = self._versions.get(reference)
         if version is not None:
             return self._nodes[version]

@@ -130,14 +130,18 @@ def new_branch(editor: CatalogEditor, parent: Node, branch: str, note: str = "",
     if references.branch_name(branch) == "":
         raise BadRequest("Cannot create a master branch")
     if any(character in branch for character in ":~/") or not branch.isprintable():
-        raise BadRequest(f"branch name {branch!r} could not be used in a reference: it must not contain ':', '~' or '/'")
+        raise BadRequest(
+            f"branch name {branch!r} could not be used in a reference: it must not contain ':', '~' or '/'"
+        )
     return new_version(editor, parent, branch, note, uuid)
 
 
 def tag(editor: CatalogEditor, parent: Node, name: str) -> Node:
     """A locked child of a locked version whose UUID is the tag itself."""
     if not name or any(character in name for character in ":~/?#") or not name.isprintable() or " " in name:
-        raise BadRequest(f"tag {name!r} could not be used in a URL: it must be a word without ':', '~', '/', '?' or '#'")
+        raise BadRequest(
+            f"tag {name!r} could not be used in a URL: it must be a word without ':', '~', '/', '?' or '#'"
+        )
     if len(name) == UUID_CHARACTERS and _HEXADECIMAL.issuperset(name.lower()):
         raise BadRequest(f"tag {name!r} has the form of a UUID")
     if editor.catalog.node_by_uuid(name) is not None:
@@ -232,9 +236,7 @@ def rename_instance(editor: CatalogEditor, instance: Instance, name: str) -> Ins
     check_instance_name(name)
     if editor.catalog.has_instance(instance.repo_id, name):
         raise BadRequest("data name already exists")
-    return change_instance(
-        editor, instance, name=name, log=[f'Renamed data instance "{instance.name}" to "{name}"']
-    )
+    return change_instance(editor, instance, name=name, log=[f'Renamed data instance "{instance.name}" to "{name}"'])
 
 
 def delete_instance(editor: CatalogEditor, instance: Instance) -> None:

@@ -44,7 +44,6 @@ def without_version(key: bytes) -> bytes:
     return key[:-4]
 
 
-
 def text_key(text: bytes) -> bytes:
     """A byte string of any length and content as a prefix-free type key that sorts in the same order.
 

@@ -1,10 +1,10 @@
 """How requests name versions: a UUID, a prefix of one, a tag, or a branch with a number of steps back.
 
-    2b6d75f1c6e348ce945e1a66eb2f6bf3     a whole UUID; it counts although others start with it
-    2b6d                                 a prefix that one version has, in any repo
-    2b6d:master                          the last version of a branch in the repo of 2b6d
-    2b6d:side~2                          two versions before that
-    :master                              the same, where there is only one repo
+2b6d75f1c6e348ce945e1a66eb2f6bf3     a whole UUID; it counts although others start with it
+2b6d                                 a prefix that one version has, in any repo
+2b6d:master                          the last version of a branch in the repo of 2b6d
+2b6d:side~2                          two versions before that
+:master                              the same, where there is only one repo
 """
 
 from __future__ import annotations

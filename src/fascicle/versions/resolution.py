@@ -1,8 +1,8 @@
 """Which of a key's stored versions is seen at a version, and reading and writing keys that way.
 
-The rules are those of `docs/design/002-versions.md`: on a line of versions the nearest ancestor's entry counts; through
-merged versions, of all entries at ancestors those count that are not an ancestor of another one; a tombstone hides what it
-descends from and is no value itself; two values that remain are a conflict.
+The rules are those of `docs/design/002-versions.md`: on a line of versions the nearest ancestor's entry counts;
+through merged versions, of all entries at ancestors those count that are not an ancestor of another one; a tombstone
+hides what it descends from and is no value itself; two values that remain are a conflict.
 """
 
 from __future__ import annotations
@@ -117,9 +117,7 @@ class VersionedView:
 
     # -- ranges
 
-    def scan(
-        self, key_class: int, start: bytes = b"", stop: bytes | None = None
-    ) -> Iterator[tuple[bytes, int, bytes]]:
+    def scan(self, key_class: int, start: bytes = b"", stop: bytes | None = None) -> Iterator[tuple[bytes, int, bytes]]:
         """(type key, version that supplies the value, handle) for start <= type key < stop, ascending.
 
         `stop` None means the end of the class.

@@ -202,8 +202,13 @@ def _key_values(call: Call) -> Answer:
     wanted = _wanted(call, write is _as_protobuf)
     view = call.view
     if all(first is None for _, first, _ in wanted):
-        return write(call, ((key, value or b"") for (key, _, _), value in zip(wanted, values.many(view, (
-            key for key, _, _ in wanted)), strict=True)))
+        return write(
+            call,
+            (
+                (key, value or b"")
+                for (key, _, _), value in zip(wanted, values.many(view, (key for key, _, _ in wanted)), strict=True)
+            ),
+        )
     parts = []
     for key, first, last in wanted:
         part = _part(values.get(view, key), first, last)
@@ -277,8 +282,8 @@ class Keyvalue(Datatype):
         Route(
             "keyvalues",
             {"GET": _key_values, "POST": _put_key_values, "HEAD": _no_such_method, ANY_METHOD: _no_such_method},
-            "Many values at once. GET: the body lists keys, as a protobuf message Keys, or as a JSON list for json and tar. "
-            "POST: the body is a protobuf message KeyValues; all are written or none.",
+            "Many values at once. GET: the body lists keys, as a protobuf message Keys, or as a JSON list for json and "
+            "tar. POST: the body is a protobuf message KeyValues; all are written or none.",
             options=_FORMATS,
             work=Work.HEAVY,
         ),

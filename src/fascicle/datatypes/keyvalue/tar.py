@@ -1,4 +1,7 @@
-"""Tar archives of values: the ustar headers of POSIX.1-1988, with pax headers (POSIX.1-2001) for names that do not fit."""
+"""Tar archives of values.
+
+Headers are those of ustar (POSIX.1-1988), with pax headers (POSIX.1-2001) for names that do not fit.
+"""
 
 from __future__ import annotations
 

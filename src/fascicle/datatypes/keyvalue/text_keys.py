@@ -1,8 +1,8 @@
 """Keys of any length as type keys of the store, in the same order.
 
-A short key is `keys.text_key` of its bytes. Of a long one the type key has only the first bytes, then 0x00 0x02, then a digest
-of all of them; the whole key stands before the value. Long keys that begin alike lie side by side, in the order of their
-digests: who lists them sorts such a group.
+A short key is `keys.text_key` of its bytes. Of a long one the type key has only the first bytes, then 0x00 0x02, then
+a digest of all of them; the whole key stands before the value. Long keys that begin alike lie side by side, in the
+order of their digests: who lists them sorts such a group.
 """
 
 from __future__ import annotations

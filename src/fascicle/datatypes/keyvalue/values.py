@@ -59,9 +59,7 @@ def listed(view: VersionedView, first: bytes | None = None, last: bytes | None =
     yield from sorted(group)
 
 
-def ranged(
-    view: VersionedView, first: bytes | None = None, last: bytes | None = None
-) -> Iterator[tuple[bytes, bytes]]:
+def ranged(view: VersionedView, first: bytes | None = None, last: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
     """(key, value) from `first` to `last`, both included, in order."""
     start, stop = _bounds(first, last)
     group: list[tuple[bytes, bytes]] = []
