@@ -9,7 +9,7 @@ import pytest
 from rich.progress import Progress
 
 from fascicle.pipeline.demo_repo import Server, fill, generated, new_repo
-from serving import RunningServer
+from serving import TOKEN, RunningServer
 
 SIZE_ZYX = (96, 112, 128)
 
@@ -29,7 +29,7 @@ class SampleRepo:
 def sample_repo(server: RunningServer) -> SampleRepo:
     """The sample brain at the open root version of a repo: `grayscale`, `segmentation` and `segmentation_meshes`."""
     volume = generated("sample for programs", SIZE_ZYX)
-    connection = Server(server.url)
+    connection = Server(server.url, TOKEN)
     root = new_repo(connection, volume)
     with Progress(disable=True) as progress:
         fill(connection, root, volume, progress)

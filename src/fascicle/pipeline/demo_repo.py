@@ -12,15 +12,16 @@ import signal
 import sys
 import time
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from fascicle import config
 from fascicle.errors import FascicleError
 from fascicle.server.viewer import viewer_url
 
@@ -35,7 +36,8 @@ GRAYSCALE = "grayscale"
 SEGMENTATION = "segmentation"
 MESHES = "segmentation_meshes"
 """Where the viewer looks for them: a keyvalue instance with this name and keys `<body>.ngmesh`."""
-SHOWN_BODIES = 24
+SHOWN_BODIES = 16
+_TILT = [0.34, -0.36, 0.12, 0.86]
 LEVELS = 3
 BLOCK = 64
 _LABEL_FILES = ("groundtruth.h5.gz", "groundtruth.h5", "*.h5", "*.h5.gz", "*.npy", "*.ckl.gz", "*.ckl")
@@ -61,10 +63,11 @@ class LoadError(Exception):
 
 
 class Server:
-    """Requests to one server over one connection."""
+    """Requests to one server over one connection; `token` is that of its administrators, if it has one."""
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, token: str = "") -> None:
         self.base_url = base_url
+        self.token = token
         place = urlsplit(base_url)
         self._connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=600)
 
@@ -109,7 +112,7 @@ def show(base_url: str, folder: Path | None, open_browser: bool) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     console = Console(stderr=True)
     try:
-        server = Server(base_url)
+        server = Server(base_url, config.load().admin_token)
         alias = f"sample brain {SEED}" if folder is None else folder.resolve().name
         with Progress(
             TextColumn("{task.description:<24}"),
@@ -119,7 +122,7 @@ def show(base_url: str, folder: Path | None, open_browser: bool) -> None:
             console=console,
         ) as progress:
             found = load(server, alias, folder, progress)
-        url = link(base_url, found)
+        url = link(base_url, found, largest_bodies(server, found["Root"]))
     except (LoadError, FascicleError, OSError, http.client.HTTPException) as error:
         print(f"fascicle: the demo could not be loaded: {error}", file=sys.stderr)
         sys.exit(1)
@@ -149,8 +152,17 @@ def load(server: Server, alias: str, folder: Path | None, progress: Progress) ->
     return next(repo for repo in _repos(server) if repo["Root"] == root)
 
 
-def link(base_url: str, repo: dict[str, Any]) -> str:
-    """The viewer on the newest version of the repo's master branch, at the middle of the data."""
+def largest_bodies(server: Server, root: str) -> list[int]:
+    """The ids of up to `SHOWN_BODIES` of the bodies that have a mesh, the largest ones first."""
+    keys = server.json("GET", f"/api/node/{root}/{MESHES}/keys")
+    bodies = [int(key.partition(".")[0]) for key in keys]
+    sizes = server.json("GET", f"/api/node/{root}/{SEGMENTATION}/sizes", bodies)
+    ranked = sorted(zip(sizes, bodies, strict=True), reverse=True)
+    return [body for _, body in ranked[:SHOWN_BODIES]]
+
+
+def link(base_url: str, repo: dict[str, Any], segments: Sequence[int] = ()) -> str:
+    """The viewer on the newest version of the repo's master branch, at the middle of the data, with bodies selected."""
     instances = repo["DataInstances"]
     extended = instances[SEGMENTATION]["Extended"]
     low, high = extended["MinPoint"], extended["MaxPoint"]
@@ -162,9 +174,12 @@ def link(base_url: str, repo: dict[str, Any]) -> str:
         SEGMENTATION,
         resolution_nm=extended["VoxelSize"],
         position_xyz=[a + edge // 2 + 0.5 for a, edge in zip(low, size, strict=True)],
-        cross_section_scale=max(size[:2]) / 500,
+        cross_section_scale=max(size[:2]) / 620,
         projection_scale=max(size) * 1.5,
+        segments=segments,
         title=f"Fascicle: {repo['Alias']}",
+        projectionOrientation=_TILT,
+        showSlices=False,
         showDefaultAnnotations=False,
     )
 
@@ -225,7 +240,9 @@ def _repos(server: Server) -> list[dict[str, Any]]:
 
 def new_repo(server: Server, volume: Volume) -> str:
     """Make a repo for a volume; the UUID of its root."""
-    root: str = server.json("POST", "/api/repos", {"alias": volume.alias, "description": volume.description})["root"]
+    query = f"?admintoken={quote(server.token)}" if server.token else ""
+    asked = {"alias": volume.alias, "description": volume.description}
+    root: str = server.json("POST", f"/api/repos{query}", asked)["root"]
     return root
 
 

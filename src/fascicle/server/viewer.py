@@ -95,8 +95,8 @@ def viewer_state(
                 "type": "segmentation",
                 "name": segmentation,
                 "source": f"dvid://{base}/{uuid}/{segmentation}",
-                "selectedAlpha": 0.35,
-                "notSelectedAlpha": 0.12,
+                "selectedAlpha": 0.45,
+                "notSelectedAlpha": 0.2,
                 "segments": [str(segment) for segment in segments],
             }
         )
