@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -186,10 +187,14 @@ def routes(typename: str) -> tuple[Route, ...]:
 
 @cache
 def table(typename: str) -> dict[str, Route]:
-    """The routes of a datatype by keyword."""
+    """The routes of a datatype by keyword; methods that its own route lacks are answered by the generic one."""
     found: dict[str, Route] = {}
     for route in routes(typename):
-        found.setdefault(route.keyword, route)
+        own = found.get(route.keyword)
+        if own is None:
+            found[route.keyword] = route
+        elif ANY_METHOD not in own.handlers:
+            found[route.keyword] = replace(own, handlers={**route.handlers, **own.handlers})
     return found
 
 
