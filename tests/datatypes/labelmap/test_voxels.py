@@ -82,12 +82,12 @@ def test_google_compressions() -> None:
         path = f"raw/0_1_2/{size}_{size}_{size}/{corner}_{corner}_{corner}?compression="
         body = labels.get(path + "google")
         assert gzip.decompress(labels.get(path + "googlegzip")) == body
-        # without the word that says where the only channel begins
+        # indexed x, y, z
         volume = compressed_segmentation.decompress(body, (size, size, size), "uint64", (8, 8, 8), "C")
         expected = np.zeros((size,) * 3, np.uint64)
         part = dense[corner : corner + size, corner : corner + size, corner : corner + size]
         expected[: part.shape[0], : part.shape[1], : part.shape[2]] = part
-        assert np.array_equal(volume.reshape((size,) * 3), expected)
+        assert np.array_equal(volume.T, expected)
 
 
 @settings(max_examples=20, deadline=None)
