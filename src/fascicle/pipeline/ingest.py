@@ -48,8 +48,8 @@ MEMORY_SHARE = 12
 class IngestOptions:
     """What to ingest into which instance.
 
-    `uuid` names a version; `repo` is an alias, whose repo is made if there is none. What is empty or None is as the source
-    says, or as usual.
+    `uuid` names a version; `repo` is an alias, whose repo is made if there is none. What is empty or None is as the
+    source says, or as usual.
     """
 
     instance: str
@@ -317,7 +317,7 @@ class _Ingest:
 
 
 def average_of_eight(voxels_zyx: Voxels) -> Voxels:
-    """Half the size on each axis, which must be even: means of 2 x 2 x 2 voxels, those of integers rounded, halves up."""
+    """Half the size on each axis, which must be even: means of 2 x 2 x 2 voxels, of integers rounded with halves up."""
     depth, height, width = voxels_zyx.shape
     eight = voxels_zyx.reshape(depth // 2, 2, height // 2, 2, width // 2, 2)
     corners = [eight[:, dz, :, dy, :, dx] for dz in (0, 1) for dy in (0, 1) for dx in (0, 1)]

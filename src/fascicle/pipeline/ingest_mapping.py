@@ -21,8 +21,8 @@ ROWS_PER_MESSAGE = 1 << 20
 def read_mapping(text: str, source: VolumeSource) -> NDArray[np.uint64]:
     """A table [row, 2] of supervoxel and body.
 
-    `text` is a dataset of the source, if that is an HDF5 file, or else a file: `.npy`, or text with two numbers per line
-    separated by comma, tab or blank, after an optional line of names.
+    `text` is a dataset of the source, if that is an HDF5 file, or else a file: `.npy`, or text with two numbers per
+    line separated by comma, tab or blank, after an optional line of names.
     """
     path = Path(text)
     if isinstance(source, Hdf5Volume) and not path.exists():

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 from fascicle.store.base import Store
 
 CACHE_BYTES = 64 << 20
+RAW_HANDLES = 100_000
 
 
 class BlockCache:
@@ -25,6 +26,8 @@ class BlockCache:
         self._used_bytes = 0
         self._lock = Lock()
         self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self.raw: dict[bytes, bool] = {}
+        """Handles of which is known whether their voxels are stored raw."""
 
     def get(self, key: Hashable) -> Any | None:
         with self._lock:
@@ -45,6 +48,11 @@ class BlockCache:
             self._used_bytes += size_bytes
             while self._used_bytes > self.limit_bytes:
                 self._used_bytes -= self._kept.popitem(last=False)[1][1]
+
+    def remember_raw(self, handle: bytes, is_raw: bool) -> None:
+        if len(self.raw) >= RAW_HANDLES:
+            self.raw = {}
+        self.raw[handle] = is_raw
 
     @property
     def used_bytes(self) -> int:

@@ -7,6 +7,7 @@ plane.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -22,15 +23,17 @@ from fascicle.datatypes.image.blocks import (
     decode_block,
 )
 from fascicle.datatypes.voxel_requests import Triple, VolumeRequest
-from fascicle.store.base import inline_value
+from fascicle.store.base import INLINE, inline_value
 from fascicle.versions.resolution import ENVELOPE_BYTES, VersionedView
 
 BLOCKS = 20
 """The key class of image blocks."""
-BATCH_BYTES = 16 << 20
+BATCH_BYTES = 4 << 20
 """About so much is loaded at once."""
-SLAB_BYTES = 32 << 20
-"""A streamed box comes in slabs of about this size."""
+SLAB_BYTES = 4 << 20
+"""A streamed box comes in slabs of about this size, or in layers of blocks if these are larger ..."""
+LAYER_BYTES = 64 << 20
+"""... but in slabs of this size at most."""
 
 Located = tuple[Triple, bytes]
 """A block coordinate and the handle of the block's value."""
@@ -90,36 +93,63 @@ class BlockReader:
 
     def box(self, request: VolumeRequest) -> Voxels:
         """All voxels of a box: [z, y, x] or [z, y, x, channel]; the background where nothing is stored."""
-        out = self.layout.background_array(request.shape_zyx)
+        layout = self.layout
+        first, last = request.blocks(layout.size_xyz)
+        blocks = list(self.located(first, last))
+        if len(blocks) == math.prod(b - a + 1 for a, b in zip(first, last, strict=True)):
+            out = np.empty(layout.array_shape(request.shape_zyx), layout.dtype)
+        else:
+            out = layout.background_array(request.shape_zyx)
+        columns, rows, planes = (self._spans(request, axis, first[axis], last[axis]) for axis in range(3))
         whole: list[Located] = []
-        for block, handle in self.located(*request.blocks(self.layout.size_xyz)):
-            inner, outer = self._overlap(block, request)
-            asked = np.prod([part.stop - part.start for part in inner])
-            if 2 * asked >= np.prod(self.layout.size_xyz):
+        for block, handle in blocks:
+            inner_z, outer_z = planes[block[2]]
+            inner_y, outer_y = rows[block[1]]
+            inner_x, outer_x = columns[block[0]]
+            if inner_z.stop - inner_z.start == layout.size_xyz[2] and self._is_most(inner_y, inner_x):
                 whole.append((block, handle))
             else:
-                out[outer] = self._part(handle, inner)
+                out[outer_z, outer_y, outer_x] = self._part(handle, inner_z, inner_y, inner_x)
         for block, voxels in self._decoded(whole):
-            inner, outer = self._overlap(block, request)
-            out[outer] = voxels[inner]
+            inner_z, outer_z = planes[block[2]]
+            inner_y, outer_y = rows[block[1]]
+            inner_x, outer_x = columns[block[0]]
+            out[outer_z, outer_y, outer_x] = voxels[inner_z, inner_y, inner_x]
         return out
 
     def slabs(self, request: VolumeRequest) -> Iterator[Voxels]:
         """A box in pieces [z, y, x(, channel)] that follow each other along z.
 
-        They end where blocks end, except where a layer of blocks would be larger than eight usual slabs.
+        They end where blocks end, except where a layer of blocks is too large to be held.
         """
         (sx, sy, sz), (x, y, z) = request.size_xyz, request.offset_xyz
         depth = self.layout.size_xyz[2]
         plane_bytes = sx * sy * self.layout.bytes_per_voxel
-        layers = max(1, SLAB_BYTES // (plane_bytes * depth))
-        planes = layers * depth if plane_bytes * depth <= 8 * SLAB_BYTES else max(1, 8 * SLAB_BYTES // plane_bytes)
+        planes = max(1, SLAB_BYTES // (plane_bytes * depth)) * depth
+        if plane_bytes * depth > LAYER_BYTES:
+            planes = max(1, LAYER_BYTES // plane_bytes)
         start, end = z, z + sz
         while start < end:
             stop = (start // depth * depth) + planes if planes >= depth else min(start + planes, _next(start, depth))
             stop = min(stop, end)
             yield self.box(VolumeRequest((sx, sy, stop - start), (x, y, start)))
             start = stop
+
+    def _spans(self, request: VolumeRequest, axis: int, first: int, last: int) -> dict[int, tuple[slice, slice]]:
+        """For the blocks of one axis, what they share with a box: slices within the block, and within the box."""
+        size, offset = self.layout.size_xyz[axis], request.offset_xyz[axis]
+        end = offset + request.size_xyz[axis]
+        spans = {}
+        for block in range(first, last + 1):
+            start, stop = max(block * size, offset), min((block + 1) * size, end)
+            spans[block] = slice(start - block * size, stop - block * size), slice(start - offset, stop - offset)
+        return spans
+
+    def _is_most(self, rows: slice, columns: slice) -> bool:
+        """Whether slices of y and x are at least half of a block's plane."""
+        x, y, _ = self.layout.size_xyz
+        asked: int = (rows.stop - rows.start) * (columns.stop - columns.start)
+        return 2 * asked >= x * y
 
     def _decoded(self, blocks: Sequence[Located]) -> Iterator[tuple[Triple, Voxels]]:
         missing: list[Located] = []
@@ -135,40 +165,25 @@ class BlockReader:
                 self.cache.put(handle, voxels, voxels.nbytes)
             yield block, voxels
 
-    def _part(self, handle: bytes, inner: tuple[slice, slice, slice]) -> Voxels:
-        """Some of a block's voxels; `inner` are slices of [z, y, x]."""
-        found: Voxels | None = self.cache.get(handle)
-        if found is None and inline_value(handle) is None:
-            planes, layout = inner[0], self.layout
-            few = 8 * (planes.stop - planes.start) <= layout.size_xyz[2]
-            if few and self._is_raw(handle):
-                start = ENVELOPE_BYTES + 1 + planes.start * layout.plane_bytes
-                stop = ENVELOPE_BYTES + 1 + planes.stop * layout.plane_bytes
-                data = self.view.txn.load_part(handle, start, stop)
-                return np.frombuffer(data, layout.dtype).reshape(-1, *layout.shape[1:])[(slice(None), *inner[1:])]
-        return (self.voxels(handle) if found is None else found)[inner]
+    def _part(self, handle: bytes, planes: slice, rows: slice, columns: slice) -> Voxels:
+        """Some of a block's voxels, by slices of z, y and x."""
+        layout = self.layout
+        thin = planes.stop - planes.start < layout.size_xyz[2] and self._is_most(rows, columns)
+        if thin and handle[0] != INLINE and self._is_raw(handle):
+            start = ENVELOPE_BYTES + 1
+            data = self.view.txn.load_part(
+                handle, start + planes.start * layout.plane_bytes, start + planes.stop * layout.plane_bytes
+            )
+            return np.frombuffer(data, layout.dtype).reshape(-1, *layout.shape[1:])[:, rows, columns]
+        return self.voxels(handle)[planes, rows, columns]
 
     def _is_raw(self, handle: bytes) -> bool:
-        key = (handle, "raw")
-        known: bool | None = self.cache.get(key)
-        if known is None:
-            known = self.view.txn.load_part(handle, 0, ENVELOPE_BYTES + 1)[-1] == RAW
-            self.cache.put(key, known, 200)
-        return known
-
-    def _overlap(
-        self, block: Triple, request: VolumeRequest
-    ) -> tuple[tuple[slice, slice, slice], tuple[slice, slice, slice]]:
-        """Slices [z, y, x] of what a block and a box share: within the block, and within the box."""
-        inner, outer = [], []
-        for axis in (2, 1, 0):
-            size, offset = self.layout.size_xyz[axis], request.offset_xyz[axis]
-            block_start = block[axis] * size
-            start = max(block_start, offset)
-            stop = min(block_start + size, offset + request.size_xyz[axis])
-            inner.append(slice(start - block_start, stop - block_start))
-            outer.append(slice(start - offset, stop - offset))
-        return (inner[0], inner[1], inner[2]), (outer[0], outer[1], outer[2])
+        known = self.cache.raw.get(handle)
+        if known is not None:
+            return known
+        is_raw = bool(self.view.txn.load_part(handle, 0, ENVELOPE_BYTES + 1)[-1] == RAW)
+        self.cache.remember_raw(handle, is_raw)
+        return is_raw
 
 
 def _next(plane: int, depth: int) -> int:

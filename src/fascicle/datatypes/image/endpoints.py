@@ -57,6 +57,8 @@ from fascicle.store.base import inline_value
 LZ4_ANSWER_BYTES = 256 << 20
 """Larger volumes asked for as one LZ4 block are framed as literals instead of being compressed in memory."""
 SMALL_ANSWER_BYTES = 4 << 20
+PIECE_BYTES = 1 << 20
+"""Block streams are sent in pieces of about this size."""
 
 
 def reader_of(call: Call) -> BlockReader:
@@ -329,13 +331,22 @@ def _framing(call: Call, layout: BlockLayout) -> str:
 
 
 def _records(reader: BlockReader, blocks: Iterator[Located], framing: str) -> Iterator[bytes | memoryview]:
-    """Headers and payloads of stored blocks."""
-    per_batch = max(1, BATCH_BYTES // max(1, reader.layout.block_bytes))
+    """Headers and payloads of stored blocks, many blocks in a piece."""
+    per_batch = max(1, BATCH_BYTES // reader.layout.block_bytes)
     while batch := list(itertools.islice(blocks, per_batch)):
+        pieces: list[bytes | memoryview] = []
+        size = 0
         for block, handle, stored in reader.stored(batch):
             parts = _framed(reader, handle, stored, framing)
-            yield b"".join((record_header(block, sum(len(part) for part in parts)), *parts[:-1]))
-            yield parts[-1]
+            length = sum(map(len, parts))
+            pieces += (record_header(block, length), *parts)
+            size += length
+            if size >= PIECE_BYTES:
+                yield b"".join(pieces)
+                pieces.clear()
+                size = 0
+        if pieces:
+            yield b"".join(pieces)
 
 
 def _framed(reader: BlockReader, handle: bytes, stored: memoryview, framing: str) -> list[bytes | memoryview]:
