@@ -195,3 +195,10 @@ def test_splits_and_statistics_of_nothing(four: Labels) -> None:
     told = four.json("map-stats")["segmentation"]
     assert told["MapEntries"] >= 1
     assert set(told) == {"MapEntries", "MapSize", "NumVersions", "MaxVersion"}
+
+
+def test_version_of_a_removed_index(four: Labels) -> None:
+    child = four.child(four.root)
+    four.post("index/2", index_of(2, {}), child)
+    assert four.get("index-version/2", version=child).decode() == four.uuid(child)
+    assert four.get("index-version/2").decode() == four.uuid(four.root)

@@ -28,6 +28,7 @@ from fascicle.datatypes.labelmap.requests import (
 )
 from fascicle.errors import BadRequest
 from fascicle.formats import label_index
+from fascicle.versions import keys
 from fascicle.versions.resolution import VersionedView
 
 U64 = NDArray[np.uint64]
@@ -130,8 +131,16 @@ def get_last_modified(call: Call) -> Reply:
     return Answer(told, "application/json")
 
 
+def index_version(view: VersionedView, label: int) -> int | None:
+    """The version that last stored or removed the index of a body, or None if that never happened."""
+    base = keys.prefix(view.instance_id, bodies.BODY) + label.to_bytes(8, "big")
+    stored = view.txn.scan_keys(base, keys.with_version(base, view.ancestry.version) + b"\x00", reverse=True)
+    versions = (keys.version_of(key) for key in stored)
+    return bodies.body_version(view, label) or next((v for v in versions if view.ancestry.contains(v)), None)
+
+
 def get_index_version(call: Call) -> Reply:
-    version = bodies.body_version(call.view, label_argument(call))
+    version = index_version(call.view, label_argument(call))
     if version is None:
         return _missing()
     return Answer(call.catalog.node(version).uuid.encode(), "text/plain")

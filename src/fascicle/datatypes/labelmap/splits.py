@@ -444,9 +444,15 @@ def apply_body_split(change: Change, plan: BodyPlan, blob: bytes) -> tuple[int, 
     columns = np.array([(r.supervoxel, r.split, r.remain) for r in plan.replacements], np.uint64)
     old, split, remain = columns[:, 0], columns[:, 1], columns[:, 2]
     block_writes.store_plan(change, plan.changes.levels)
-    for supervoxel in old.tolist():
-        bodies.replace_supervoxel(view, label, supervoxel, plan.changes.rows[supervoxel], stamp)
-    bodies.cleave(view, label, plan.new, split, stamp)
+    leaving = []
+    for replacement in plan.replacements:
+        rows = plan.changes.rows[replacement.supervoxel]
+        staying = rows.only(np.array([replacement.remain], np.uint64))
+        bodies.replace_supervoxel(view, label, replacement.supervoxel, staying, stamp)
+        leaving.append(rows.only(np.array([replacement.split], np.uint64)))
+    # Unlike a cleave, a split leaves the surface mutations of blocks as they are.
+    columns_of = [np.concatenate([getattr(rows, name) for rows in leaving]) for name in ("sv", "block", "count")]
+    bodies.write_rows(view, plan.new, Rows.of(*columns_of), stamp)
     owners = np.repeat(np.array([0, plan.new, label], np.uint64), len(old))
     add_mappings(view, np.concatenate((old, split, remain)), owners)
     record_splits(change, mutation_id, old, remain, split)
