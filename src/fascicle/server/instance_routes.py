@@ -58,8 +58,6 @@ def _change_tags(call: Call) -> Commit:
 
 
 def _sync(call: Call) -> Commit:
-    if not registry.datatype(call.instance.typename).syncable():
-        raise BadRequest(f'Can\'t create syncs for instance "{call.instance.name}", which is not syncable')
     try:
         given = msgspec.json.decode(call.body, type=dict[str, Any])
     except msgspec.DecodeError as error:
@@ -69,6 +67,12 @@ def _sync(call: Call) -> Commit:
         raise BadRequest("Could not find 'sync' value in POSTed JSON to sync request.")
     names = [name.strip() for name in named.split(",") if name.strip()]
     replaced = call.flag("replace")
+    if not registry.datatype(call.instance.typename).syncable():
+        for name in names:
+            call.catalog.instance(call.instance.repo_id, name)
+        if names:
+            raise BadRequest(f'Can\'t create syncs for instance "{call.instance.name}", which is not syncable')
+        return Commit(lambda change: None)
 
     def apply(change: Change) -> None:
         assert isinstance(change, StoreChange)
