@@ -1,7 +1,7 @@
 """A process of its own that works on a store: `python store_process.py FOLDER JOB`. Not a test; tests start it.
 
-Jobs: `acknowledge` writes batches for ever and prints each one's number when it is durable; `obey` answers commands, one
-JSON list a line; `hold` opens a snapshot, says so, and waits.
+Jobs: `acknowledge` writes batches for ever and prints each one's number when it is durable; `obey` answers commands,
+one JSON list a line; `hold` opens a snapshot, says so, and waits.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from fascicle.store.lmdb_engine import LmdbStore
 from fascicle.testing.store import END, contents
 
 sys.path.insert(0, str(Path(__file__).parent))
-from store_process import BATCH_KEYS, SEGMENT_BYTES, batch_value  # noqa: E402
+from store_process import BATCH_KEYS, SEGMENT_BYTES, batch_value
 
 SCRIPT = Path(__file__).with_name("store_process.py")
 

@@ -491,7 +491,8 @@ class LmdbStore(Store):
         return not self._readers
 
     def _failure(self, error: lmdb.Error) -> FascicleError:
-        if isinstance(error, (lmdb.MapFullError, lmdb.DiskError)) or error.code in FULL_ERRNOS:
+        full = isinstance(error, (lmdb.MapFullError, lmdb.DiskError)) or error.code in FULL_ERRNOS
+        if full or (error.code == errno.EIO and no_space_behind(self._path / "data.mdb")):
             return StoreFull(f"no space for the index in {self._path}: {error}")
         return StoreError(f"the index in {self._path} failed: {error}")
 
@@ -538,6 +539,20 @@ def write_marker(path: Path) -> None:
         os.fsync(file.fileno())
     temporary.replace(path / MARKER)
     sync_folder(path)
+
+
+def no_space_behind(file: Path) -> bool:
+    """Whether a file cannot be made longer. LMDB calls it an I/O error when a part of a write still fitted."""
+    probe = file.with_name(f"space.{os.getpid()}")
+    size = 1 << 20
+    try:
+        with probe.open("wb", buffering=0) as stream:
+            stream.seek(file.stat().st_size)
+            return stream.write(bytes(size)) < size
+    except OSError as error:
+        return error.errno in FULL_ERRNOS
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 OPEN_STORES: weakref.WeakSet[LmdbStore] = weakref.WeakSet()
