@@ -1,0 +1,75 @@
+"""Loading all kernels before the first request needs them.
+
+The first call of a kernel compiles it (seconds) or loads it from Numba's cache (milliseconds). `warm_up` makes every
+call that a server makes, on tiny inputs and through the functions that others use, so that the compiled argument
+types are the right ones.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+
+def warm_up() -> float:
+    """Compile or load all kernels of a server; the seconds that took. Safe to call in a background thread."""
+    begin = time.perf_counter()
+    _label_blocks()
+    _streams()
+    _columns()
+    return time.perf_counter() - begin
+
+
+def _label_blocks() -> None:
+    from fascicle.formats import compressed_segmentation, downres, label_block
+
+    dense = np.arange(4096, dtype=np.uint64).reshape(16, 16, 16) // np.uint64(9)
+    encoded, _ = label_block.admit(label_block.encode(dense), (16, 16, 16))
+    stored = label_block.split(encoded)
+    block = label_block.opened_stored(stored)
+    label_block.decode(block)
+    label_block.points(block, np.zeros((1, 3), np.int64))
+    wanted = label_block.table(block) < np.uint64(200)
+    found = label_block.runs(block, wanted, (0, 0, 0), ((0, 0, 0), (9, 9, 9)))
+    label_block.join_runs(found)
+    label_block.binary_block(block, wanted)
+    label_block.replace_in_runs(block, 1, 1000, 1001, found, (0, 0, 0))
+    downres.halve_into(block, np.empty((8, 8, 8), np.uint64))
+    compressed_segmentation.from_label_block(block)
+    compressed_segmentation.encode(dense)
+
+    label_block.gzip_of(stored)
+    batch = (np.frombuffer(stored, np.uint8), np.zeros(1, np.int64), np.array([len(stored)], np.int64), 0)
+    tables, starts = label_block.gather_tables(*batch)
+    label_block.block_stream(*batch, np.zeros((1, 3), np.int32), tables, starts)
+
+
+def _streams() -> None:
+    from fascicle.formats.lz4_block import Lz4Assembler
+    from fascicle.kernels import fnv
+
+    Lz4Assembler().feed(bytes(100))
+    fnv.fnv1_128(bytes(100), 0)
+
+
+def _columns() -> None:
+    from fascicle.formats import label_index, mapping_ops
+    from fascicle.kernels import body_rows, sorted_map
+    from fascicle.kernels.arrays import frozen
+
+    two = np.array([2, 1], np.uint64)
+    index = label_index.LabelIndex(1, two, two, two.astype(np.uint32), two, two)
+    label_index.decode_many(label_index.as_member(label_index.encode(index)))
+    mapping_ops.decode(mapping_ops.encode([(1, 2, [3])]))
+
+    keys, values = sorted_map.sort_unique_last(two, two)
+    sorted_map.merge_sorted(keys, values, keys, values)
+    shift, starts = sorted_map.bucket_index(keys)
+    sorted_map.lookup(two, keys, values, shift, starts, np.empty(2, np.uint64), np.empty(2, np.bool_))
+
+    rows, counts = frozen(keys), frozen(keys.astype(np.uint32))
+    body_rows.merge_rows(rows, rows, counts, rows, rows, counts)
+    body_rows.kept_rows(rows, rows, rows, rows)
+    body_rows.find_rows(rows, rows, rows, rows)
+    body_rows.ranges_of(rows, rows)
