@@ -59,6 +59,7 @@ def demo(no_browser: bool, address: str, data: Path | None, volume: Path | None)
         stack.callback(loader.join, 5)
         stack.callback(loader.terminate)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1 if loader.exitcode else 0))
+        stack.callback(signal.signal, signal.SIGTERM, signal.SIG_IGN)  # nothing may stop the clearing up
         threading.Thread(target=_end_if_it_fails, args=(loader,), daemon=True).start()
         processes.run(settings)
 
