@@ -91,11 +91,19 @@ class BlockReader:
 
     # -- boxes
 
-    def box(self, request: VolumeRequest) -> Voxels:
-        """All voxels of a box: [z, y, x] or [z, y, x, channel]; the background where nothing is stored."""
+    def within(self, request: VolumeRequest) -> list[Located]:
+        """The stored blocks that a box touches, in the order z, y, x."""
+        return list(self.located(*request.blocks(self.layout.size_xyz)))
+
+    def box(self, request: VolumeRequest, blocks: Sequence[Located] | None = None) -> Voxels:
+        """All voxels of a box: [z, y, x] or [z, y, x, channel]; the background where nothing is stored.
+
+        `blocks` are those `within` the box, if they are known.
+        """
         layout = self.layout
         first, last = request.blocks(layout.size_xyz)
-        blocks = list(self.located(first, last))
+        if blocks is None:
+            blocks = self.within(request)
         if len(blocks) == math.prod(b - a + 1 for a, b in zip(first, last, strict=True)):
             out = np.empty(layout.array_shape(request.shape_zyx), layout.dtype)
         else:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import lz4.block
 import msgspec
@@ -120,9 +121,7 @@ def _get_voxels(call: Call, isotropic: bool) -> Answer:
         image_format = parse_format(suffix)
         source = request.isotropic_source(call.instance.properties["VoxelSize"]) if isotropic else request
         check_payload(source, reader.layout.bytes_per_voxel)
-        image = _slice(reader, source)
-        image = rescale_average(image, request.width, request.height)
-        return Answer(encode_image(image, image_format), image_format.content_type)
+        return Answer(_slice_file(reader, source, request, image_format), image_format.content_type)
     if suffix in ("jpg", "jpeg"):
         return Answer(_volume_jpeg(reader, request), "image/jpeg")
     if call.query.get("compression") == "lz4":
@@ -132,10 +131,34 @@ def _get_voxels(call: Call, isotropic: bool) -> Answer:
     return Answer.binary(_bytes_of(slab) for slab in reader.slabs(request))
 
 
-def _slice(reader: BlockReader, request: SliceRequest) -> Voxels:
-    """An image [row, column(, channel)]."""
-    box = reader.box(request.volume)
-    return box.reshape(request.height, request.width, *box.shape[3:])
+def _slice_file(reader: BlockReader, source: SliceRequest, target: SliceRequest, image_format: ImageFormat) -> bytes:
+    """The image file of a slice that is read as `source` and rescaled to the size of `target`."""
+
+    def make(blocks: Sequence[Located]) -> bytes:
+        box = reader.box(source.volume, blocks)
+        image = box.reshape(source.height, source.width, *box.shape[3:])
+        return encode_image(rescale_average(image, target.width, target.height), image_format)
+
+    return _kept(reader, source.volume, (source, target, image_format), make)
+
+
+def _kept(reader: BlockReader, box: VolumeRequest, what: object, make: Callable[[Sequence[Located]], bytes]) -> bytes:
+    """An encoded picture of a box, from the cache or by `make`.
+
+    It is kept under the names of the stored values that it shows, so whoever sees the same values may have it, and
+    nobody else.
+    """
+    blocks = reader.within(box)
+    seen = hashlib.blake2b(digest_size=16)
+    for block, handle in blocks:
+        seen.update(b"%d %d %d %d " % (*block, len(handle)))
+        seen.update(handle)
+    key = (reader.view.instance_id, what, seen.digest())
+    found: bytes | None = reader.cache.get(key)
+    if found is None:
+        found = make(blocks)
+        reader.cache.put(key, found, len(found) + 1000)
+    return found
 
 
 def _bytes_of(voxels: Voxels) -> memoryview:
@@ -143,19 +166,16 @@ def _bytes_of(voxels: Voxels) -> memoryview:
 
 
 def _volume_jpeg(reader: BlockReader, request: VolumeRequest) -> bytes:
-    """A box as one JPEG. Those of single blocks, which viewers ask for again and again, are kept."""
-    if request.size_xyz != reader.layout.size_xyz or not request.is_aligned(reader.layout.size_xyz):
-        return block_jpeg(reader.box(request))
-    handle = reader.handle(request.blocks(reader.layout.size_xyz)[0])
-    if handle is None:
-        return block_jpeg(reader.layout.background_array(request.shape_zyx))
-    found: bytes | None = reader.cache.get((handle, "jpeg"))
-    if found is None:
-        stored = memoryview(reader.view.load(handle))
-        found = bytes(stored[1:]) if stored[0] == JPEG else block_jpeg(reader.box(request))
-        if inline_value(handle) is None:
-            reader.cache.put((handle, "jpeg"), found, len(found))
-    return found
+    """A box as one JPEG; the stored one, if it is a block that is stored as such."""
+
+    def make(blocks: Sequence[Located]) -> bytes:
+        if len(blocks) == 1 and request.size_xyz == reader.layout.size_xyz and request.is_aligned(request.size_xyz):
+            stored = memoryview(reader.view.load(blocks[0][1]))
+            if stored[0] == JPEG:
+                return bytes(stored[1:])
+        return block_jpeg(reader.box(request, blocks))
+
+    return _kept(reader, request, (request, "jpeg"), make)
 
 
 def _lz4_volume(reader: BlockReader, request: VolumeRequest) -> bytes | Iterator[bytes | memoryview]:
