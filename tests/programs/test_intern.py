@@ -30,17 +30,14 @@ def test_cutouts(remote: Any, sample_repo: SampleRepo) -> None:
         np.testing.assert_array_equal(found, volume_zyx[11:60, 7:77, 5:100])
 
 
-def test_cutout_goes_in_and_comes_out(remote: Any) -> None:
+def test_cutout_goes_in_and_comes_out(remote: Any, sample_repo: SampleRepo) -> None:
     from intern.resource.dvid.resource import DataInstanceResource
 
-    made = DataInstanceResource("images", None, "uint8blk", "intern", "made by a test", datatype="uint8")
-    answer = remote.create_project(made)
-    instance = DataInstanceResource(
-        "images", answer if isinstance(answer, str) else made.UUID, "uint8blk", "intern", "", datatype="uint8"
-    )
+    made = DataInstanceResource("images", sample_repo.root, "uint8blk", "intern", "made by a test", datatype="uint8")
+    remote.create_project(made)
     volume = np.random.default_rng(2).integers(0, 255, (64, 64, 128), np.uint8)
-    remote.create_cutout(instance, 0, [0, 128], [0, 64], [0, 64], volume)
-    np.testing.assert_array_equal(remote.get_cutout(instance, 0, [0, 128], [0, 64], [0, 64]), volume)
+    remote.create_cutout(made, 0, [0, 128], [0, 64], [0, 64], volume)
+    np.testing.assert_array_equal(remote.get_cutout(made, 0, [0, 128], [0, 64], [0, 64]), volume)
 
 
 def test_log(remote: Any, sample_repo: SampleRepo) -> None:
