@@ -22,7 +22,7 @@ def cells(shape_zyx: tuple[int, int, int], labels: int, seed: int, low: int = 0)
 
 
 def halved(dense: U64) -> U64:
-    """Half the resolution: the most frequent label other than 0 of each 2x2x2, the smallest of equally frequent ones."""
+    """Half the resolution: the most frequent label other than 0 of each 2x2x2, the smallest of equals."""
     z, y, x = (n // 2 for n in dense.shape)
     groups = dense.reshape(z, 2, y, 2, x, 2).transpose(0, 2, 4, 1, 3, 5).reshape(-1, 8)
     out = np.zeros(len(groups), np.uint64)

@@ -26,7 +26,7 @@ from fascicle.datatypes.labelmap import blocks, counters
 from fascicle.datatypes.labelmap.bodies import apply_counts
 from fascicle.datatypes.labelmap.events import BlockChange
 from fascicle.datatypes.voxel_requests import Triple
-from fascicle.formats import label_block
+from fascicle.formats import downres, label_block
 from fascicle.formats.block_code import block_codes, block_xyz
 from fascicle.formats.label_block import LabelBlock
 from fascicle.versions.resolution import VersionedView
@@ -142,7 +142,9 @@ def _columns(codes: U64, stored: Sequence[bytes | memoryview]) -> tuple[U64, U64
     return tables, np.repeat(codes, np.diff(starts)), counts
 
 
-def _previous_columns(view: VersionedView, codes: U64, handles: Sequence[bytes | None]) -> Iterator[tuple[U64, U64, U32]]:
+def _previous_columns(
+    view: VersionedView, codes: U64, handles: Sequence[bytes | None]
+) -> Iterator[tuple[U64, U64, U32]]:
     present = [i for i, handle in enumerate(handles) if handle is not None]
     for begin in range(0, len(present), blocks.BATCH_BLOCKS):
         part = present[begin : begin + blocks.BATCH_BLOCKS]
@@ -183,8 +185,6 @@ def coarser_blocks(
     view: VersionedView, scale: int, changed: NewBlocks, size_xyz: Triple
 ) -> NewBlocks:
     """The blocks of the next scale up that contain changed blocks of `scale`."""
-    from fascicle.formats import downres
-
     sx, sy, sz = size_xyz
     xyz = block_xyz(changed.codes())
     parents, inverse = np.unique(block_codes(xyz >> 1), return_inverse=True)

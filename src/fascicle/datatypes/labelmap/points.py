@@ -44,7 +44,7 @@ def supervoxels_at(
     codes = block_codes(corners)
     order = np.argsort(codes, kind="stable")
     codes = codes[order]
-    local = np.ascontiguousarray((xyz - corners * size)[order])
+    local = (xyz - corners * size)[order].astype(np.int64)
     places = places[order]
     starts = np.flatnonzero(np.append(True, codes[1:] != codes[:-1])) if len(codes) else np.empty(0, np.int64)
     ends = np.append(starts[1:], len(codes))

@@ -24,7 +24,7 @@ from fascicle.datatypes.labelmap.requests import indexed, label_argument
 from fascicle.datatypes.labelmap.voxels import SCALE, SUPERVOXELS, block_size, scale_of
 from fascicle.datatypes.voxel_requests import INT32_MAX, INT32_MIN, Triple, parse_integer, parse_triple
 from fascicle.errors import BadRequest, NoContent, NotFound
-from fascicle.formats import label_block
+from fascicle.formats import label_block, sparse_volume
 from fascicle.formats.block_code import block_xyz
 from fascicle.versions.resolution import VersionedView
 
@@ -34,9 +34,6 @@ Runs = NDArray[np.int32]
 CACHED_BLOCKS = 256
 """Bodies of at most so many blocks keep them inflated for the next request; larger ones would only flush the cache."""
 
-_RLE_HEADER = struct.Struct("<BBBBII")
-_BINARY_HEADER = struct.Struct("<IIIQ")
-_COARSE_HEADER = struct.Struct("<Qi")
 _CORNER = struct.Struct("<iii")
 
 
@@ -156,7 +153,7 @@ class Volume:
                 continue
             if not begun:
                 begun = True
-                pending.append(_BINARY_HEADER.pack(*(edge // 8 for edge in self.size_xyz), label))
+                pending.append(sparse_volume.binary_blocks_header(self.size_xyz, label))
             pending += (_CORNER.pack(*corner), encoded)
             if len(pending) > blocks.BATCH_BLOCKS:
                 yield b"".join(pending)
@@ -170,10 +167,7 @@ def _rles(runs: Iterable[Runs], compression: str) -> bytes | memoryview:
     count = sum(len(part) for part in parts)
     if count == 0:
         return b""
-    if count >= 1 << 32:
-        raise BadRequest(f"{count} runs do not fit into the format rles: ask for srles")
-    header = _RLE_HEADER.pack(0, 3, 0, 0, 0, count)
-    data = b"".join((header, *(np.ascontiguousarray(part, "<i4").data for part in parts)))
+    data = b"".join((sparse_volume.header(count), *(np.ascontiguousarray(part, "<i4").data for part in parts)))
     if compression == "lz4":
         packed: bytes = lz4.block.compress(data, store_size=False)
         return packed
@@ -212,7 +206,7 @@ def _sparsevol(call: Call, label: int) -> Answer:
         return Answer.binary(body.binary_blocks(label))
     runs = body.runs(bounds if call.query.get("exact") != "false" else None)
     if form == "srles":
-        return Answer.binary(np.ascontiguousarray(part, "<i4").tobytes() for part in runs if len(part))
+        return Answer.binary(sparse_volume.encode_runs(part) for part in runs if len(part))
     return Answer.binary(_rles(runs, compression))
 
 
@@ -265,7 +259,7 @@ def get_sparsevol_coarse(call: Call) -> Reply:
     bounds = bounds_of(call)
     rows = rows_of_label(call, label, call.flag("supervoxels"))
     runs = _coarse_runs(bounds.blocks_inside(rows.blocks(), block_size(call)))
-    return Answer.binary(_RLE_HEADER.pack(0, 3, 0, 0, 0, len(runs)) + runs.astype("<i4").tobytes())
+    return Answer.binary(sparse_volume.encode_rles(runs))
 
 
 def get_sparsevols_coarse(call: Call) -> Reply:
@@ -285,8 +279,8 @@ def _coarse_volumes(call: Call, first: int, last: int, bounds: Bounds) -> Iterat
         if body is None:
             continue
         runs = _coarse_runs(bounds.blocks_inside(read_rows(view, body).blocks(), size))
-        pending += (_COARSE_HEADER.pack(label, len(runs)), runs.astype("<i4").tobytes())
-        if len(pending) >= 512:
+        pending.append(sparse_volume.encode_coarse_record(label, runs))
+        if len(pending) >= 256:
             yield b"".join(pending)
             pending = []
     yield b"".join(pending)

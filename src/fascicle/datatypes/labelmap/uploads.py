@@ -33,6 +33,7 @@ U64 = NDArray[np.uint64]
 
 _RECORD = struct.Struct("<iiiI")
 _PIECE_BYTES = 1 << 20
+_GZIP_ERROR: type[Exception] = isal_zlib.error
 
 
 # -- dense volumes
@@ -95,7 +96,7 @@ def _inflated(pieces: Iterable[bytes]) -> Iterator[bytes]:
             while part:
                 yield part
                 part = inflater.decompress(inflater.unconsumed_tail, _PIECE_BYTES)
-    except isal_zlib.error as error:
+    except _GZIP_ERROR as error:
         raise BadRequest(f"the body is not a gzip stream: {error}") from None
     if not inflater.eof:
         raise BadRequest("the body ends before its gzip stream does")
@@ -218,7 +219,7 @@ def _gunzipped(payload: bytes, limit: int) -> bytes:
     inflater = isal_zlib.decompressobj(31)
     try:
         data: bytes = inflater.decompress(payload, limit)
-    except isal_zlib.error as error:
+    except _GZIP_ERROR as error:
         raise BadRequest(f"a block's payload is not a gzip stream: {error}") from None
     if not inflater.eof:
         raise BadRequest(f"a block's gzip stream is cut off, or larger than the {limit} bytes that a block can have")

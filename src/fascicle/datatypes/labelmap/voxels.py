@@ -31,8 +31,9 @@ from fascicle.datatypes.voxel_requests import (
     parse_volume,
 )
 from fascicle.errors import BadRequest
-from fascicle.formats import label_block
+from fascicle.formats import compressed_segmentation, label_block, lz4_block, pseudocolor
 from fascicle.formats.block_code import LIMIT, block_codes, block_xyz
+from fascicle.formats.label_block import LabelBlock
 from fascicle.versions.resolution import VersionedView
 
 U64 = NDArray[np.uint64]
@@ -95,8 +96,6 @@ def get_raw(call: Call) -> Reply:
     if compression in ("", "none"):
         return Answer.binary(_plain(_slabs(call, request, scale)))
     if compression == "lz4":
-        from fascicle.formats import lz4_block
-
         return Answer.binary(lz4_block.compress_stream(_slabs(call, request, scale), 8 * request.voxels))
     if compression == "gzip":
         return Answer.binary(_gzipped(_plain(_slabs(call, request, scale))))
@@ -113,7 +112,7 @@ def _slabs(call: Call, request: VolumeRequest, scale: int) -> Iterator[U64]:
 
 def _plain(parts: Iterable[U64]) -> Pieces:
     for part in parts:
-        yield memoryview(part.reshape(-1).view(np.uint8))
+        yield part.reshape(-1).view(np.uint8).data
 
 
 def _gzipped(pieces: Pieces) -> Pieces:
@@ -144,8 +143,6 @@ def _slice_labels(call: Call, request: SliceRequest, scale: int, mapping: Mappin
 
 def get_pseudocolor(call: Call) -> Reply:
     """A slice of bodies in colours that depend on nothing but the label."""
-    from fascicle.formats import pseudocolor
-
     request = parse_request(call.keyword, call.args)
     if not isinstance(request, SliceRequest):
         raise BadRequest("pseudocolor is for 2-D images only: ask for a plane like xy")
@@ -163,8 +160,6 @@ def get_pseudocolor(call: Call) -> Reply:
 
 def _google(call: Call, request: VolumeRequest, scale: int, gzipped: bool) -> Answer:
     """A volume as Neuroglancer's compressed segmentation."""
-    from fascicle.formats import compressed_segmentation
-
     if any(size % 8 for size in request.size_xyz):
         raise BadRequest(f"compression google needs sizes that are multiples of 8, not those of a {request}")
     size = block_size(call)
@@ -177,18 +172,20 @@ def _google(call: Call, request: VolumeRequest, scale: int, gzipped: bool) -> An
     return Answer(body, "application/octet-stream", headers=headers)
 
 
+def _background(size: Triple) -> LabelBlock:
+    gx, gy, gz = (edge // 8 for edge in size)
+    return LabelBlock(gx, gy, gz, np.zeros(1, np.uint64), np.empty(0, np.uint8), 0)
+
+
 def _google_block(call: Call, request: VolumeRequest, scale: int, gzipped: bool) -> bytes:
     """One whole block, made from its tables without expanding it; remembered by the block and its labels."""
-    from fascicle.formats import compressed_segmentation
-
     view, size = call.view, block_size(call)
     x, y, z = (offset // edge for offset, edge in zip(request.offset_xyz, size, strict=True))
     handle = None
     if max(abs(x), abs(y), abs(z)) <= LIMIT:
         handle = view.handle(blocks.BLOCKS, blocks.block_key(scale, x, y, z))
     if handle is None:
-        block = label_block.opened(label_block.wire_of_solid(size, 0))
-        encoded = compressed_segmentation.from_label_block(block)
+        encoded = compressed_segmentation.from_label_block(_background(size))
         return igzip.compress(encoded, 1) if gzipped else encoded
     cache = cache_of(call.store)
     (block,) = mapped(blocks.open_blocks(view, [handle], cache), mapping_of(call, view))
@@ -211,7 +208,7 @@ def _record(xyz: list[int], payload: bytes) -> bytes:
 
 def _dense_payload(compression: str) -> Callable[[bytes], bytes]:
     if compression == "lz4":
-        return lambda data: lz4.block.compress(data, store_size=False)  # type: ignore[no-any-return]
+        return lambda data: lz4.block.compress(data, store_size=False)
     if compression == "gzip":
         return lambda data: igzip.compress(data, 1)
     if compression == "uncompressed":
@@ -232,10 +229,10 @@ def _label_blocks(view: VersionedView, found: Found, mapping: Mapping | None) ->
         xyz = block_xyz(codes).astype(np.int32)
         parts = (batch.buffer, batch.offsets, batch.lengths, 0)
         if mapping is None:
-            yield memoryview(label_block.block_stream(*parts, xyz))
+            yield label_block.block_stream(*parts, xyz).data
         else:
             tables, starts = label_block.gather_tables(*parts)
-            yield memoryview(label_block.block_stream(*parts, xyz, mapping.bodies(tables), starts))
+            yield label_block.block_stream(*parts, xyz, mapping.bodies(tables), starts).data
 
 
 def _dense_blocks(
