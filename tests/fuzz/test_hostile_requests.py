@@ -209,7 +209,7 @@ def test_broken_http_is_survived(own_server: RunningServer, client: Client, scen
         (head + "Transfer-Encoding: chunked\r\n\r\nZZ\r\n").encode(),
         (head + "Transfer-Encoding: chunked\r\n\r\n5\r\nab").encode(),
         (head + "Transfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFF\r\nab").encode(),
-        (head + "X: " + "y" * 200_000 + "\r\n\r\n").encode(),
+        f"GET {scene.keys}/keys HTTP/1.1\r\nX: {'y' * 200_000}\r\n\r\n".encode(),
         b"GET /" + b"a" * 300_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET /%ff%fe%00/\xff HTTP/1.1\r\nHost: x\r\n\r\n",
         f"GET {scene.keys}/key/%ff%fe HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode(),
