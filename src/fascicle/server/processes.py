@@ -118,8 +118,14 @@ def _serve(settings: Settings, listening: socket.socket, parent: int = 0) -> Non
 
 
 def _run_server(server: uvicorn.Server, listening: socket.socket) -> None:
-    """Run the loop; an interrupt is an ordinary end."""
-    with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
+    """Run the loop. uvicorn raises a signal again behind its end; for us it is an ordinary end."""
+
+    def end(number: int, frame: Any) -> None:
+        server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    with contextlib.suppress(asyncio.CancelledError):
         server.run(sockets=[listening])
 
 
@@ -134,7 +140,6 @@ def _end_with(parent: int, server: uvicorn.Server) -> None:
 def _worker(settings: Settings, listening: socket.socket, parent: int) -> None:
     """The main function of a worker process."""
     _set_up_logging(settings)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent tells us when to end
     _serve(settings, listening, parent)
 
 
