@@ -112,7 +112,7 @@ def test_deleting(serve: Serve) -> None:
     assert app.get("/api/repos/info").json() == {}
     app.app._sweeper.close()
     with app.store.read() as txn:
-        assert [key for key in txn.scan_keys(b"\0\0\0\1", b"\xff")] == []
+        assert list(txn.scan_keys(b"\0\0\0\1", b"\xff")) == []
 
 
 def test_deletion_goes_on_after_a_restart(serve: Serve) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 from hypothesis import given
@@ -50,7 +51,7 @@ def test_lineage_agrees_with_walking(parents: list[tuple[int, ...]], split: int)
             assert below == ancestors(parents, other) - {other}
         walk = list(ancestry.first_parents())
         assert walk[0] == version
-        assert all(parents[above - 1][0] == below for above, below in zip(walk, walk[1:], strict=False))
+        assert all(parents[above - 1][0] == below for above, below in itertools.pairwise(walk))
         assert parents[walk[-1] - 1] == ()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -66,7 +67,5 @@ def test_keys_and_ranges(classes: dict[str, Any], names: list[str], ranges: list
 @given(st.binary(max_size=60))
 def test_any_bytes_are_decoded_or_refused(data: bytes) -> None:
     for decode in (messages.decode_keys, messages.decode_key_values):
-        try:
+        with contextlib.suppress(BadRequest):
             decode(data)
-        except BadRequest:
-            pass
