@@ -175,7 +175,7 @@ def link(base_url: str, repo: dict[str, Any], segments: Sequence[int] = ()) -> s
         resolution_nm=extended["VoxelSize"],
         position_xyz=[a + edge // 2 + 0.5 for a, edge in zip(low, size, strict=True)],
         cross_section_scale=max(size[:2]) / 620,
-        projection_scale=max(size) * 1.5,
+        projection_scale=max(size) * 1.3,
         segments=segments,
         title=f"Fascicle: {repo['Alias']}",
         projectionOrientation=_TILT,

@@ -1,0 +1,77 @@
+"""Make the pictures in docs/images: `python docs/make_screenshots.py`.
+
+Needs Chromium, and for the pictures of real data the folder named by FASCICLE_SHARED (others are made without it).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+IMAGES = REPOSITORY / "docs" / "images"
+LIMIT_BYTES = 390_000
+sys.path.insert(0, str(REPOSITORY / "tests" / "browser"))
+
+from chromium import Chromium  # noqa: E402
+
+
+@contextmanager
+def demo(*options: str) -> Iterator[str]:
+    """Run `fascicle demo`; gives the link that it prints."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = [str(Path(sys.executable).with_name("fascicle")), "demo", "--no-browser", "--http", f"127.0.0.1:{port}"]
+    running = subprocess.Popen([*words, *options], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert running.stdout is not None
+        yield next(line for line in running.stdout if line.startswith("http")).strip()
+    finally:
+        os.killpg(running.pid, signal.SIGTERM)
+        running.wait()
+
+
+def save(browser: Chromium, name: str) -> None:
+    """Keep what the browser shows, in few enough colours to be small."""
+    picture = Image.open(io.BytesIO(browser.screenshot_png())).convert("RGB")
+    for colours in (256, 160, 96, 64):
+        out = io.BytesIO()
+        reduced = picture.quantize(colours, dither=Image.Dither.FLOYDSTEINBERG)
+        reduced.save(out, "PNG", optimize=True)
+        if out.tell() <= LIMIT_BYTES:
+            break
+    (IMAGES / name).write_bytes(out.getvalue())
+    print(f"{name}: {out.tell()} bytes, {colours} colours")
+
+
+def main() -> None:
+    shared = Path(os.environ.get("FASCICLE_SHARED", REPOSITORY.parent / "shared")) / "data"
+    volumes = {"demo.png": (), "medulla.png": ("--volume", str(shared / "fib25-medulla-250"))}
+    IMAGES.mkdir(exist_ok=True)
+    with Chromium(1180, 740) as browser:
+        for name, options in volumes.items():
+            if options and not Path(options[1]).is_dir():
+                print(f"{name}: left out, there is no {options[1]}")
+                continue
+            with demo(*options) as link:
+                browser.open(link)
+                browser.wait_for_viewer()
+                save(browser, name)
+                if not options:
+                    browser.open(link.partition("/neuroglancer/")[0] + "/")
+                    browser.wait_for("document.querySelector('section a.button') !== null")
+                    save(browser, "console.png")
+
+
+if __name__ == "__main__":
+    main()
