@@ -42,16 +42,15 @@ def demo(*options: str) -> Iterator[str]:
 
 
 def save(browser: Chromium, name: str) -> None:
-    """Keep what the browser shows, in few enough colours to be small."""
+    """Keep what the browser shows, with fewer colours if it would be too large."""
     picture = Image.open(io.BytesIO(browser.screenshot_png())).convert("RGB")
-    for colours in (256, 160, 96, 64):
+    for colours in (None, 256, 128, 64):
         out = io.BytesIO()
-        reduced = picture.quantize(colours, dither=Image.Dither.FLOYDSTEINBERG)
-        reduced.save(out, "PNG", optimize=True)
+        (picture if colours is None else picture.quantize(colours)).save(out, "PNG", optimize=True)
         if out.tell() <= LIMIT_BYTES:
             break
     (IMAGES / name).write_bytes(out.getvalue())
-    print(f"{name}: {out.tell()} bytes, {colours} colours")
+    print(f"{name}: {out.tell()} bytes, {colours or 'all'} colours")
 
 
 def main() -> None:
