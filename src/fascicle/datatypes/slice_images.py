@@ -85,8 +85,9 @@ def as_pixels(voxels: Pixels) -> Pixels:
 
 
 def encode_png(pixels: Pixels) -> bytes:
-    """Samples (uint8 or uint16, gray or RGBA) as a PNG, always with all four channels."""
+    """Samples (uint8 or uint16, gray, RGB or RGBA) as a PNG with the channels that are given."""
     height, width = pixels.shape[:2]
+    colour_type = 0 if pixels.ndim == 2 else {3: 2, 4: 6}[pixels.shape[2]]
     depth = pixels.dtype.itemsize
     rows = np.ascontiguousarray(pixels.astype(">u2") if depth == 2 else pixels).view(np.uint8).reshape(height, -1)
     lines = np.empty((height, rows.shape[1] + 1), np.uint8)
@@ -94,7 +95,7 @@ def encode_png(pixels: Pixels) -> bytes:
     if height:
         lines[0, 1:] = rows[0]
         np.subtract(rows[1:], rows[:-1], out=lines[1:, 1:])
-    header = struct.pack(">IIBBBBB", width, height, 8 * depth, 0 if pixels.ndim == 2 else 6, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 8 * depth, colour_type, 0, 0, 0)
     data = isal_zlib.compress(lines.data, 1)
     return b"".join(
         (b"\x89PNG\r\n\x1a\n", _png_chunk(b"IHDR", header), _png_chunk(b"IDAT", data), _png_chunk(b"IEND", b""))
