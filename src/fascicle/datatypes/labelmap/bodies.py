@@ -47,7 +47,6 @@ from fascicle.datatypes.labelmap.index_rows import (
     page_of,
     put_page,
     rows_of_runs,
-    run_page,
     without_supervoxels,
 )
 from fascicle.datatypes.labelmap.mapping import mapping_at
@@ -158,8 +157,11 @@ def rows_of_supervoxels(view: VersionedView, body: Body, supervoxels: U64) -> Ro
     wanted = np.unique(np.asarray(supervoxels, np.uint64))
     parts = []
     for run in body.runs:
-        page = run_page(view.txn, view.instance_id, run)
+        page = page_of(view.txn, view.instance_id, run.page)
         places = body_rows.ranges_of(frozen(page.sv), frozen(wanted))
+        if len(places) and run.excluded:
+            found = Page(page.sv[places], page.block[places], page.count[places])
+            places = places[kept_places(found, *exclusions(view.txn, view.instance_id, run.excluded))]
         if len(places):
             parts.append((page.sv[places], page.block[places], page.count[places]))
     if not parts:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,9 +18,10 @@ from fascicle.datatypes.labelmap import bodies, mapping
 from fascicle.datatypes.labelmap.bodies import read_body
 from fascicle.datatypes.labelmap.mapping import add_mappings, mapping_at
 from fascicle.datatypes.labelmap.queries import HASH, THROTTLE
-from fascicle.datatypes.labelmap.requests import checked_hash, id_array
+from fascicle.datatypes.labelmap.requests import checked_hash, id_answer, id_array
 from fascicle.errors import BadRequest
 from fascicle.formats import mapping_ops
+from fascicle.kernels import decimal
 from fascicle.versions import keys
 from fascicle.versions.resolution import VersionedView
 
@@ -57,15 +57,10 @@ def get_mapping(call: Call) -> Reply:
         owners = mapping_at(call.view).bodies(supervoxels)
     else:
         owners = live_bodies(call.view, supervoxels)
-    return Answer.json(owners.tolist())
+    return id_answer(owners)
 
 
 # -- the whole mapping
-
-
-def _as_text(pairs: U64) -> bytes:
-    """Lines `<supervoxel> <body>` of u64[n,2], made by rewriting the JSON of the table."""
-    return msgspec.json.encode(pairs.tolist())[2:-2].replace(b"],[", b"\n").replace(b",", b" ") + b"\n"
 
 
 def get_mappings(call: Call) -> Reply:
@@ -78,7 +73,7 @@ def get_mappings(call: Call) -> Reply:
             pairs = np.empty((int(changed.sum()), 2), "<u8")
             pairs[:, 0], pairs[:, 1] = supervoxels[changed], owners[changed]
             if len(pairs):
-                yield pairs.tobytes() if binary else _as_text(pairs)
+                yield pairs.tobytes() if binary else decimal.joined(pairs.reshape(-1), b" \n")
 
     return Answer(pieces(), "application/octet-stream" if binary else "text/plain; charset=utf-8")
 

@@ -118,13 +118,15 @@ class Mapping:
         """(supervoxels, bodies) of all entries, identity ones included, ascending, in pieces of bounded size."""
         if not self.tiers:
             return
-        largest = max(self.tiers, key=len)
-        cuts = [*largest.keys[chunk::chunk].tolist(), None]
         positions = [0] * len(self.tiers)
-        for cut in cuts:
-            ends = [
-                len(tier) if cut is None else int(np.searchsorted(tier.keys, np.uint64(cut))) for tier in self.tiers
-            ]
+        left = True
+        while left:
+            # A piece ends where the first tier has given its share, so that no tier gives more than that.
+            places = zip(self.tiers, (at + chunk for at in positions), strict=True)
+            last = [tier.keys[at] for tier, at in places if at < len(tier)]
+            left = bool(last)
+            cut = min(last, default=np.uint64(0))
+            ends = [int(np.searchsorted(tier.keys, cut)) if left else len(tier) for tier in self.tiers]
             parts = [tier.keys[a:b] for tier, a, b in zip(self.tiers, positions, ends, strict=True)]
             values = [tier.values[a:b] for tier, a, b in zip(self.tiers, positions, ends, strict=True)]
             positions = ends

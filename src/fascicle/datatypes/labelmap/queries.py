@@ -21,6 +21,7 @@ from fascicle.datatypes.labelmap.bodies import Body, Rows, Stamp, read_body, rea
 from fascicle.datatypes.labelmap.mapping import mapping_at
 from fascicle.datatypes.labelmap.requests import (
     checked_hash,
+    id_answer,
     id_array,
     id_list,
     label_argument,
@@ -28,6 +29,7 @@ from fascicle.datatypes.labelmap.requests import (
 )
 from fascicle.errors import BadRequest
 from fascicle.formats import label_index
+from fascicle.kernels import decimal
 from fascicle.versions import keys
 from fascicle.versions.resolution import VersionedView
 
@@ -89,7 +91,7 @@ def get_supervoxels(call: Call) -> Reply:
         return _missing()
     return _answered(
         body.rows,
-        lambda: msgspec.json.encode(read_rows(view, body).supervoxels()[0].tolist()),
+        lambda: decimal.json_list(read_rows(view, body).supervoxels()[0]),
         "application/json",
     )
 
@@ -102,7 +104,7 @@ def get_supervoxel_sizes(call: Call) -> Reply:
 
     def make() -> bytes:
         supervoxels, voxels = read_rows(view, body).supervoxels()
-        lists = msgspec.json.encode(supervoxels.tolist()), msgspec.json.encode(voxels.tolist())
+        lists = decimal.json_list(supervoxels), decimal.json_list(voxels)
         return b'{\n  "supervoxels": %b,\n  "sizes": %b\n}' % lists
 
     return _answered(body.rows, make, "application/json")
@@ -171,7 +173,7 @@ def supervoxel_sizes(view: VersionedView, supervoxels: U64) -> U64:
 def get_sizes(call: Call) -> Reply:
     checked_hash(call)
     if call.flag("supervoxels"):
-        return Answer.json(supervoxel_sizes(call.view, id_array(call.body, "sizes")).tolist())
+        return id_answer(supervoxel_sizes(call.view, id_array(call.body, "sizes")))
     found = bodies.read_bodies(call.view, id_list(call.body, "sizes"))
     return Answer.json([0 if body is None else body.voxels for body in found])
 

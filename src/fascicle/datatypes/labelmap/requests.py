@@ -8,8 +8,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fascicle.datatypes.base import Call
+from fascicle.datatypes.base import Answer, Call
 from fascicle.errors import BadRequest
+from fascicle.kernels import decimal
 
 U64 = NDArray[np.uint64]
 MAX_U64 = (1 << 64) - 1
@@ -60,8 +61,15 @@ def id_list(data: bytes, what: str) -> list[int]:
 
 
 def id_array(data: bytes, what: str) -> U64:
-    """A JSON list of unsigned 64-bit integers as u64[n]."""
-    return np.array(id_list(data, what), np.uint64)
+    """A JSON list of unsigned 64-bit integers as u64[n]. Raises BadRequest as `id_list` does."""
+    ids = decimal.parsed_list(data)
+    # What the fast reader does not take is left to the JSON library, which says what is wrong with it.
+    return np.array(id_list(data, what), np.uint64) if ids is None else ids
+
+
+def id_answer(ids: U64) -> Answer:
+    """A JSON list of u64[n]."""
+    return Answer(decimal.json_list(ids), "application/json")
 
 
 def checked_hash(call: Call) -> None:
