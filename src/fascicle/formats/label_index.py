@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,9 +140,7 @@ def _decode_ranges(data: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDA
     scalars = np.empty((n, 9), np.int64)
     frame = (row_starts, surface_starts, scalars)
     columns = (_no_u64(), _no_u64(), _no_u32(), _no_u64(), _no_u64())
-    bad = protobuf.parse_indices(data, starts, ends, False, *frame, *columns)
-    if bad:
-        raise BadRequest(f"serialized label index {bad - 1} of {n} is malformed")
+    _parse(data, starts, ends, False, *frame, *columns)
     rows, surfaces = int(row_starts[n]), int(surface_starts[n])
     columns = (
         np.empty(rows, np.uint64),
@@ -150,7 +149,7 @@ def _decode_ranges(data: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDA
         np.empty(surfaces, np.uint64),
         np.empty(surfaces, np.uint64),
     )
-    protobuf.parse_indices(data, starts, ends, True, *frame, *columns)
+    _parse(data, starts, ends, True, *frame, *columns)
     supervoxels, blocks, counts, surface_blocks, surface_mutids = columns
     indices = []
     for i, row in enumerate(scalars.tolist()):
@@ -167,10 +166,22 @@ def _decode_ranges(data: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDA
             row[1] & ((1 << 64) - 1),
             *texts,
         )
-        if row[8]:
+        if row[8] & 1 or (row[8] and _has_repeated_blocks(index)):
             _keep_last(index)
         indices.append(index)
     return indices
+
+
+def _parse(data: NDArray[np.uint8], starts: NDArray[np.int64], *rest: Any) -> None:
+    bad = protobuf.parse_indices(data, starts, *rest)
+    if bad:
+        raise BadRequest(f"serialized label index {bad - 1} of {len(starts)} is malformed")
+
+
+def _has_repeated_blocks(index: LabelIndex) -> bool:
+    """Whether a block comes more than once, its rows not side by side or its surface twice."""
+    changes = index.blocks[np.append(True, index.blocks[1:] != index.blocks[:-1])] if len(index.blocks) else index.blocks
+    return any(len(np.unique(column)) < len(column) for column in (changes, index.surface_blocks))
 
 
 def _keep_last(index: LabelIndex) -> None:

@@ -9,33 +9,89 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from fascicle.kernels.label_codec import bits_for, unpack_row
+from fascicle.kernels.label_codec import bits_for, row_word, unpack
 from fascicle.kernels.memory import load_u16, load_u32, store_at
 
 
 @njit(cache=True, nogil=True)
-def _winner(group):  # type: ignore[no-untyped-def]
-    """The label that stands for the eight labels u64[8]."""
-    first = group[0]
-    difference = np.uint64(0)
-    for i in range(1, 8):
-        difference |= group[i] ^ first
-    if difference == np.uint64(0):
-        return first
+def _most_frequent(group, palette):  # type: ignore[no-untyped-def]
+    """The label that stands for eight voxels i64[8], positions in `palette`."""
     best = np.uint64(0)
     best_count = 0
     for i in range(8):
-        label = group[i]
+        label = palette[group[i]]
         if label == np.uint64(0) or label == best:
             continue
         count = 0
         for j in range(8):
-            if group[j] == label:
+            if palette[group[j]] == label:
                 count += 1
         if count > best_count or (count == best_count and label < best):
             best = label
             best_count = count
     return best
+
+
+@njit(cache=True, nogil=True)
+def _winner(group, palette):  # type: ignore[no-untyped-def]
+    """As `_most_frequent`, quick for two labels."""
+    a = group[0]
+    other = a
+    for i in range(1, 8):
+        if group[i] != a:
+            other = group[i]
+    first = 0
+    second = 0
+    for i in range(8):
+        first += group[i] == a
+        second += group[i] == other
+    one = palette[a]
+    two = palette[other]
+    if first + second != 8 or one == two:
+        return _most_frequent(group, palette)
+    if one == np.uint64(0):
+        return two
+    if two == np.uint64(0) or first > second:
+        return one
+    if second > first:
+        return two
+    return min(one, two)
+
+
+@njit(cache=True, nogil=True)
+def _halve_mixed(data, packed, bits, palette, group, corner, stride_z, stride_y):  # type: ignore[no-untyped-def]
+    """One sub-block with 3 to 256 labels: works on whole rows of packed values, most of whose groups are uniform."""
+    step = np.uint64(bits)
+    field = np.uint64((1 << bits) - 1)
+    pair = np.uint64((1 << (2 * bits)) - 1)
+    lower = np.uint64(0)
+    for x in range(4):
+        lower |= field << np.uint64(2 * bits * x)
+    align = np.uint64(64 - 8 * bits)
+    for z in range(4):
+        for y in range(4):
+            at = corner + z * stride_z + y * stride_y
+            row = packed + (16 * z + 2 * y) * bits
+            a = row_word(data, row, bits) >> align
+            b = row_word(data, row + bits, bits) >> align
+            c = row_word(data, row + 8 * bits, bits) >> align
+            d = row_word(data, row + 9 * bits, bits) >> align
+            different = (a ^ b) | (a ^ c) | (a ^ d) | ((a ^ (a >> step)) & lower)
+            for x in range(4):
+                shift = np.uint64(2 * bits * (3 - x))
+                if (different >> shift) & pair == np.uint64(0):
+                    store_at(at + 8 * x, palette[np.int64((a >> shift) & field)])
+                    continue
+                upper = shift + step
+                group[0] = np.int64((a >> upper) & field)
+                group[1] = np.int64((a >> shift) & field)
+                group[2] = np.int64((b >> upper) & field)
+                group[3] = np.int64((b >> shift) & field)
+                group[4] = np.int64((c >> upper) & field)
+                group[5] = np.int64((c >> shift) & field)
+                group[6] = np.int64((d >> upper) & field)
+                group[7] = np.int64((d >> shift) & field)
+                store_at(at + 8 * x, _winner(group, palette))
 
 
 @njit(cache=True, nogil=True)
@@ -55,8 +111,8 @@ def halve(data, start, table, gx, gy, gz, address, stride_z, stride_y):  # type:
     for i in range(nsb):
         packed += 4 * np.int64(load_u16(data, start + 2 * i))
     palette = np.zeros(512, np.uint64)
-    voxels = np.empty(512, np.int64)
-    group = np.empty(8, np.uint64)
+    voxels = np.empty(512, np.uint16)
+    group = np.empty(8, np.int64)
     i = 0
     for sz in range(gz):
         for sy in range(gy):
@@ -99,33 +155,18 @@ def halve(data, start, table, gx, gy, gz, address, stride_z, stride_y):  # type:
                 else:
                     for k in range(here):
                         palette[k] = table[np.int64(load_u32(data, position + 4 * k))]
-                    for r in range(64):
-                        unpack_row(data, packed + r * bits, bits, voxels[8 * r : 8 * r + 8])
-                    for z in range(4):
-                        for y in range(4):
-                            at = corner + z * stride_z + y * stride_y
-                            for x in range(4):
-                                v = 128 * z + 16 * y + 2 * x
-                                a = voxels[v]
-                                b = voxels[v + 1]
-                                c = voxels[v + 8]
-                                d = voxels[v + 9]
-                                e = voxels[v + 64]
-                                f = voxels[v + 65]
-                                g = voxels[v + 72]
-                                h = voxels[v + 73]
-                                if (a ^ b) | (a ^ c) | (a ^ d) | (a ^ e) | (a ^ f) | (a ^ g) | (a ^ h) == 0:
-                                    store_at(at + 8 * x, palette[a])
-                                    continue
-                                group[0] = palette[a]
-                                group[1] = palette[b]
-                                group[2] = palette[c]
-                                group[3] = palette[d]
-                                group[4] = palette[e]
-                                group[5] = palette[f]
-                                group[6] = palette[g]
-                                group[7] = palette[h]
-                                store_at(at + 8 * x, _winner(group))
+                    if bits <= 8:
+                        _halve_mixed(data, packed, bits, palette, group, corner, stride_z, stride_y)
+                    else:
+                        unpack(data, packed, bits, voxels)
+                        for z in range(4):
+                            for y in range(4):
+                                at = corner + z * stride_z + y * stride_y
+                                for x in range(4):
+                                    v = 128 * z + 16 * y + 2 * x
+                                    for k in range(8):
+                                        group[k] = voxels[v + (k & 1) + 8 * ((k >> 1) & 1) + 64 * (k >> 2)]
+                                    store_at(at + 8 * x, _most_frequent(group, palette))
                 position += 4 * here
                 packed += 64 * bits
                 i += 1

@@ -53,17 +53,29 @@ def row_word(data, at, bits):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def unpack_row(data, at, bits, row):  # type: ignore[no-untyped-def]
-    """The 8 values of one row into row[0:8] (i64)."""
-    word = row_word(data, at, bits)
+def unpack(data, at, bits, values):  # type: ignore[no-untyped-def]
+    """The 512 values of the sub-block whose packed values begin at byte `at`, into values u16[512]."""
     mask = np.uint64((1 << bits) - 1)
     if bits <= 8:
-        for k in range(8):
-            row[k] = np.int64((word >> np.uint64(64 - bits * (k + 1))) & mask)
+        s = np.uint64(bits)
+        for v in range(0, 512, 8):
+            word = row_word(data, at, bits) >> np.uint64(64 - 8 * bits)
+            values[v + 7] = np.uint16(word & mask)
+            values[v + 6] = np.uint16((word >> s) & mask)
+            values[v + 5] = np.uint16((word >> (s * np.uint64(2))) & mask)
+            values[v + 4] = np.uint16((word >> (s * np.uint64(3))) & mask)
+            values[v + 3] = np.uint16((word >> (s * np.uint64(4))) & mask)
+            values[v + 2] = np.uint16((word >> (s * np.uint64(5))) & mask)
+            values[v + 1] = np.uint16((word >> (s * np.uint64(6))) & mask)
+            values[v] = np.uint16((word >> (s * np.uint64(7))) & mask)
+            at += bits
     else:
-        for k in range(7):
-            row[k] = np.int64((word >> np.uint64(64 - bits * (k + 1))) & mask)
-        row[7] = np.int64(((word << np.uint64(8)) | np.uint64(data[at + 8])) & mask)
+        for v in range(0, 512, 8):
+            word = row_word(data, at, bits)
+            for k in range(7):
+                values[v + k] = np.uint16((word >> np.uint64(64 - 9 * (k + 1))) & mask)
+            values[v + 7] = np.uint16(((word << np.uint64(8)) | np.uint64(data[at + 8])) & mask)
+            at += bits
 
 
 @njit(cache=True, nogil=True)

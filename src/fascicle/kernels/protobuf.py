@@ -9,14 +9,16 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from fascicle.kernels.memory import load_u64, lowest_one
+
 _LOW = np.uint64(0xFFFFF)
 _SIGN = np.uint64(1 << 20)
 _FIELD = np.uint64((1 << 21) - 1)
 
 
 @njit(cache=True, nogil=True)
-def read_varint(data, at, end):  # type: ignore[no-untyped-def]
-    """(value u64, position after it)."""
+def _read_long(data, at, end):  # type: ignore[no-untyped-def]
+    """As `read_varint`, byte by byte."""
     value = np.uint64(0)
     shift = np.uint64(0)
     while at < end and shift < np.uint64(70):
@@ -27,6 +29,26 @@ def read_varint(data, at, end):  # type: ignore[no-untyped-def]
             return value, at
         shift += np.uint64(7)
     return value, np.int64(-1)
+
+
+@njit(cache=True, nogil=True)
+def read_varint(data, at, end):  # type: ignore[no-untyped-def]
+    """(value u64, position after it)."""
+    if at + 8 > end:
+        return _read_long(data, at, end)
+    word = load_u64(data, at)
+    if word & np.uint64(128) == np.uint64(0):
+        return word & np.uint64(127), at + 1
+    stops = ~word & np.uint64(0x8080808080808080)
+    if stops == np.uint64(0):
+        return _read_long(data, at, end)
+    # the bytes up to the first without its high bit, their high bits squeezed out
+    word &= stops ^ (stops - np.uint64(1))
+    word &= np.uint64(0x7F7F7F7F7F7F7F7F)
+    word = (word & np.uint64(0x007F007F007F007F)) | ((word & np.uint64(0x7F007F007F007F00)) >> np.uint64(1))
+    word = (word & np.uint64(0x00003FFF00003FFF)) | ((word & np.uint64(0x3FFF00003FFF0000)) >> np.uint64(2))
+    word = (word & np.uint64(0x000000000FFFFFFF)) | ((word & np.uint64(0x0FFFFFFF00000000)) >> np.uint64(4))
+    return word, at + np.int64((lowest_one(stops) + np.uint64(1)) >> np.uint64(3))
 
 
 @njit(cache=True, nogil=True)
@@ -178,6 +200,9 @@ def _parse_counts(data, at, end, code, fill, n, svs, blocks, counts):  # type: i
             if inner < 0:
                 return -1, surface, False
             at = stop
+            if not fill:
+                n += 1
+                continue
             sv = np.uint64(0)
             count = np.uint64(0)
             while inner < stop:
@@ -193,12 +218,13 @@ def _parse_counts(data, at, end, code, fill, n, svs, blocks, counts):  # type: i
                 if inner < 0:
                     return -1, surface, False
             if n > first and sv <= last:
-                doubtful = True
+                doubtful |= n - first > 64
+                for k in range(first, min(n, first + 64)):
+                    doubtful |= svs[k] == sv
             last = sv
-            if fill:
-                svs[n] = sv
-                blocks[n] = code
-                counts[n] = np.uint32(count & np.uint64(0xFFFFFFFF))
+            svs[n] = sv
+            blocks[n] = code
+            counts[n] = np.uint32(count & np.uint64(0xFFFFFFFF))
             n += 1
         elif tag == np.uint64(16):
             surface, at = read_varint(data, at, end)
@@ -218,9 +244,11 @@ def parse_indices(  # type: ignore[no-untyped-def]
     """Many LabelIndex messages as columns.
 
     Fills, per message i: row_starts[i + 1], surface_starts[i + 1], and scalars[i] i64[9]: label and last mutation id
-    (bits of a u64), start and end of time, user and application, and 1 if a block or supervoxel may occur twice. With
+    (bits of a u64), start and end of time, user and application, and doubts: 1 if a
+    supervoxel may occur twice in a block, 2 if blocks do not ascend. With
     `fill` the columns are written too: svs u64, blocks u64 (sortable codes), counts u32, and surface_blocks,
-    surface_mutids for blocks with a surface mutation. Returns 0, or 1 + the number of a malformed message.
+    surface_mutids for blocks with a surface mutation. Returns 0, or 1 + the number of a
+    malformed message (without `fill`, some faults are not noticed).
     """
     n = 0
     surfaces = 0
@@ -258,7 +286,7 @@ def parse_indices(  # type: ignore[no-untyped-def]
                         return i + 1
                 code = wire_to_code(key)
                 if entries > 0 and code <= previous:
-                    scalars[i, 8] = 1
+                    scalars[i, 8] |= 2
                 previous = code
                 entries += 1
                 surface = np.uint64(0)
@@ -275,7 +303,7 @@ def parse_indices(  # type: ignore[no-untyped-def]
                             return i + 1
                         values += 1
                         if doubtful or values > 1:
-                            scalars[i, 8] = 1
+                            scalars[i, 8] |= 1
                         if mutid != np.uint64(0):
                             surface = mutid
                         inner = value_end

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from fascicle.kernels.label_codec import bits_for, distinct, is_solid, slot_of, unpack_row
+from fascicle.kernels.label_codec import bits_for, distinct, is_solid, slot_of, unpack
 from fascicle.kernels.memory import load_u16, load_u32, load_u64, reverse_bits, store_u64, swap_bytes
 
 MOST_WORDS = 1280
@@ -34,14 +34,22 @@ def _width(n):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _pack(numbers, width, out, at):  # type: ignore[no-untyped-def]
-    """Write 512 numbers of `width` bits, least significant first; returns the position after them."""
-    per_word = 32 // width
-    for w in range(512 // per_word):
-        word = np.uint32(0)
-        for k in range(per_word):
-            word |= np.uint32(np.uint32(numbers[w * per_word + k]) << np.uint32(k * width))
-        out[at] = word
-        at += 1
+    """Write 512 numbers (u16) of `width` bits, least significant first; returns the position after them."""
+    step = np.uint64(width)
+    bits = np.uint64(0)
+    word = np.uint64(0)
+    for v in range(0, 512, 4):
+        quad = np.uint64(numbers[v + 3])
+        quad = (quad << step) | np.uint64(numbers[v + 2])
+        quad = (quad << step) | np.uint64(numbers[v + 1])
+        quad = (quad << step) | np.uint64(numbers[v])
+        word |= quad << bits
+        bits += step * np.uint64(4)
+        if bits == np.uint64(64):
+            store_u64(out, 4 * at, word)
+            at += 2
+            bits = np.uint64(0)
+            word = np.uint64(0)
     return at
 
 
@@ -106,14 +114,15 @@ def transcode(data, start, table, gx, gy, gz, base, headers, out):  # type: igno
     for i in range(nsb):
         packed += 4 * np.int64(load_u16(data, start + 2 * i))
     labels = np.empty(512, np.uint64)
-    remap = np.zeros(512, np.int64)
-    values = np.empty(512, np.int64)
+    remap = np.zeros(512, np.uint16)
+    values = np.empty(512, np.uint16)
     slots = np.empty(1024, np.int64)
     stamps = np.full(1024, -1, np.int64)
     for i in range(nsb):
         here = np.int64(load_u16(data, start + 2 * i))
         bits = bits_for(here)
         n = 0
+        changed = False
         for k in range(here):
             label = table[np.int64(load_u32(data, position + 4 * k))]
             number = -1
@@ -136,6 +145,7 @@ def transcode(data, start, table, gx, gy, gz, base, headers, out):  # type: igno
                 labels[n] = label
                 n += 1
             remap[k] = number
+            changed |= number != k
         if n == 0:
             labels[0] = np.uint64(0)
             n = 1
@@ -150,10 +160,10 @@ def transcode(data, start, table, gx, gy, gz, base, headers, out):  # type: igno
                     store_u64(out, 4 * at, swap_bytes(reverse_bits(load_u64(data, packed + 8 * k))))
                     at += 2
             elif width > 0:
-                for r in range(64):
-                    unpack_row(data, packed + r * bits, bits, values[8 * r : 8 * r + 8])
-                for v in range(512):
-                    values[v] = remap[values[v]]
+                unpack(data, packed, bits, values)
+                if changed:
+                    for v in range(512):
+                        values[v] = remap[values[v]]
                 at = _pack(values, width, out, at)
             if base + at > MOST_OFFSET:
                 return -1
