@@ -44,6 +44,10 @@ MEMORY_SHARE = 12
 """A unit takes this part of the allowed memory: it is held several times, as read, as posted and by the server."""
 
 
+LAYER_SHARE = 4
+"""Planes that several units share are kept if they take at most this part of the allowed memory."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestOptions:
     """What to ingest into which instance.
@@ -115,6 +119,7 @@ class _Ingest:
         self.options = options
         self.progress = progress
         self.posted = 0
+        self._layer: tuple[Box, Voxels] | None = None
         self.typename = options.typename or _typename_for(source.dtype)
         if self.typename not in TYPENAMES:
             raise IngestError(f"the type {self.typename!r} is none of {', '.join(TYPENAMES)}")
@@ -245,7 +250,17 @@ class _Ingest:
         """The source's voxels in a unit, and the box they fill."""
         part = clipped(unit, self.box)
         assert part is not None
-        return part, _converted(read_source(self.source, self.box, part), self.dtype, self.source.name)
+        layer = box_between((*self.box.offset_xyz[:2], part.offset_xyz[2]), (*past(self.box)[:2], past(part)[2]))
+        layer_bytes = layer.voxels * self.source.dtype.itemsize
+        if layer.voxels > part.voxels and layer_bytes <= self.options.memory_bytes // LAYER_SHARE:
+            # units beside each other share planes, and most sources can only decode whole ones
+            if self._layer is None or self._layer[0] != layer:
+                self._layer = None
+                self._layer = layer, read_source(self.source, self.box, layer)
+            voxels = self._layer[1][_slices(part, layer)]
+        else:
+            voxels = read_source(self.source, self.box, part)
+        return part, _converted(voxels, self.dtype, self.source.name)
 
     def _write(self, name: str, before: dict[str, Any], unit: Box, part: Box, voxels: Voxels) -> None:
         """Post a unit; what `part` leaves free keeps the voxels of an instance that was there before."""
