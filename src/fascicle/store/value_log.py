@@ -18,6 +18,7 @@ import struct
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
@@ -40,8 +41,8 @@ SEGMENT_BYTES = 512 << 20
 """A segment that is longer takes no further values."""
 GAP_BYTES = 64 << 10
 """Values that lie no further apart are read together: on a disk with 0.1 ms latency a gap costs less than a read."""
-EXTENT_BYTES = 32 << 20
-"""Longest single read."""
+EXTENT_BYTES = 256 << 10
+"""About the longest single read: what was read is verified while it is still in the core's cache."""
 OPEN_SEGMENTS = 256
 PIECES = 1000
 """Buffers per gathering write; POSIX systems take at least 1024 or so."""
@@ -207,50 +208,56 @@ class ValueLog:
 
     def _load_places(self, fields: np.ndarray[tuple[int], np.dtype[np.void]], extra: bytes) -> ValueBatch:
         """Values at places (structured array of HANDLE_FIELDS); `extra` is put at the end of the buffer."""
+        if not len(fields):
+            return ValueBatch(np.frombuffer(extra, dtype=np.uint8), *np.zeros((2, 0), dtype=np.int64))
+        order = np.lexsort((fields["offset"], fields["segment"]))
+        fields = fields[order]
         numbers = fields["segment"].astype(np.int64)
         starts = fields["offset"].astype(np.int64)
         lengths = fields["length"].astype(np.int64)
-        order = np.lexsort((starts, numbers))
-        sorted_numbers, sorted_starts = numbers[order], starts[order]
-        sorted_ends = sorted_starts + lengths[order]
+        ends = starts + lengths
         breaks = np.ones(len(order), dtype=bool)
-        breaks[1:] = (sorted_numbers[1:] != sorted_numbers[:-1]) | (sorted_starts[1:] - sorted_ends[:-1] > GAP_BYTES)
-        extent = np.cumsum(breaks) - 1
+        breaks[1:] = (
+            (numbers[1:] != numbers[:-1])
+            | (starts[1:] - ends[:-1] > GAP_BYTES)
+            | (starts[1:] // EXTENT_BYTES != starts[:-1] // EXTENT_BYTES)
+        )
         first = np.flatnonzero(breaks)
-        extent_starts = sorted_starts[first]
-        last = np.append(first[1:], len(order)) - 1
-        extent_lengths = (sorted_ends[last] - extent_starts) if len(first) else np.zeros(0, dtype=np.int64)
-        bases = np.cumsum(extent_lengths) - extent_lengths
-        total = int(extent_lengths.sum())
+        after = np.append(first[1:], len(order)).astype(np.intp)
+        sizes = ends[after - 1] - starts[first]
+        bases = np.cumsum(sizes) - sizes
+        at = (bases - starts[first])[np.cumsum(breaks) - 1] + starts
+        total = int(sizes.sum())
         buffer = np.empty(total + len(extra), dtype=np.uint8)
         view = buffer.data
-        self._read_extents(view, sorted_numbers[first].tolist(), extent_starts.tolist(), extent_lengths.tolist())
         if extra:
             view[total:] = extra
-        offsets = np.empty(len(order), dtype=np.int64)
-        offsets[order] = bases[extent] + sorted_starts - extent_starts[extent]
-        for i, (at, length, crc) in enumerate(
-            zip(offsets.tolist(), lengths.tolist(), fields["crc"].tolist(), strict=True)
-        ):
-            if crc32(view[at : at + length]) != crc:
-                damaged(int(numbers[i]), int(starts[i]), length, length)
-        return ValueBatch(buffer, offsets, lengths)
-
-    def _read_extents(self, view: memoryview, numbers: list[int], starts: list[int], lengths: list[int]) -> None:
-        if len(numbers) > 1 and hasattr(os, "posix_fadvise"):
-            # The system fetches all of them at once; one after the other, each would wait for the disk.
-            for number, start, length in zip(numbers, starts, lengths, strict=True):
-                segment = self._segments.get(number) or self._open(number)
-                os.posix_fadvise(segment.fd, start, length, os.POSIX_FADV_WILLNEED)
+        extents = list(zip(numbers[first].tolist(), starts[first].tolist(), sizes.tolist(), strict=True))
+        if len(extents) > 1:
+            self._prefetch(extents)
+        values = zip(at.tolist(), lengths.tolist(), fields["crc"].tolist(), starts.tolist(), strict=True)
         base = 0
-        for number, start, length in zip(numbers, starts, lengths, strict=True):
+        for (number, start, size), count in zip(extents, (after - first).tolist(), strict=True):
             segment = self._segments.get(number) or self._open(number)
-            for part in range(0, length, EXTENT_BYTES):
-                size = min(EXTENT_BYTES, length - part)
-                found = segment.read_into(view[base + part : base + part + size], start + part)
-                if found != size:
-                    damaged(number, start + part, size, found)
-            base += length
+            found = segment.read_into(view[base : base + size], start)
+            if found != size:
+                damaged(number, start, size, found)
+            for offset, length, crc, place in islice(values, count):  # while they are still in the core's cache
+                if crc32(view[offset : offset + length]) != crc:
+                    damaged(number, place, length, length)
+            base += size
+        offsets = np.empty(len(order), dtype=np.int64)
+        offsets[order] = at
+        lengths_given = np.empty(len(order), dtype=np.int64)
+        lengths_given[order] = lengths
+        return ValueBatch(buffer, offsets, lengths_given)
+
+    def _prefetch(self, extents: list[tuple[int, int, int]]) -> None:
+        """Have the system fetch all of them at once; read one after the other, each would wait for the disk."""
+        if hasattr(os, "posix_fadvise"):
+            for number, start, size in extents:
+                segment = self._segments.get(number) or self._open(number)
+                os.posix_fadvise(segment.fd, start, size, os.POSIX_FADV_WILLNEED)
 
     def walk(self, number: int, end: int) -> Iterator[Place]:
         """The records of a segment up to `end`, by their headers alone. Raises CorruptionError where there is none."""
