@@ -62,7 +62,7 @@ def parse_format(text: str) -> ImageFormat:
 
 
 def encode_image(voxels: Pixels, image_format: ImageFormat) -> bytes:
-    """A slice [row, column] or, for four channels, [row, column, 4], as an image file."""
+    """A slice [row, column], or [row, column, channel] for three or four channels, as an image file."""
     if image_format.kind == "jpg":
         return encode_jpeg(voxels, image_format.quality)
     pixels = as_pixels(voxels)
@@ -74,7 +74,7 @@ def encode_image(voxels: Pixels, image_format: ImageFormat) -> bytes:
 
 
 def as_pixels(voxels: Pixels) -> Pixels:
-    """Voxels as samples: uint8 or uint16 of shape [row, column] (gray) or [row, column, 4] (RGBA)."""
+    """Voxels as samples: uint8 or uint16, [row, column] for gray, [row, column, channel] for RGB and RGBA."""
     if voxels.ndim == 3 or voxels.dtype in (np.uint8, np.uint16):
         return voxels
     voxels = np.ascontiguousarray(voxels)
@@ -95,6 +95,7 @@ def encode_png(pixels: Pixels) -> bytes:
     if height:
         lines[0, 1:] = rows[0]
         np.subtract(rows[1:], rows[:-1], out=lines[1:, 1:])
+    colour_type = 0 if pixels.ndim == 2 else {3: 2, 4: 6}[pixels.shape[2]]
     header = struct.pack(">IIBBBBB", width, height, 8 * depth, colour_type, 0, 0, 0)
     data = isal_zlib.compress(lines.data, 1)
     return b"".join(
@@ -107,21 +108,21 @@ def _png_chunk(name: bytes, data: bytes) -> bytes:
 
 
 def encode_tiff(pixels: Pixels) -> bytes:
-    """Samples (uint8 or uint16, gray or RGBA with unassociated alpha) as a TIFF of one deflated strip."""
+    """Samples (uint8 or uint16; gray, RGB, or RGBA with unassociated alpha) as a TIFF of one deflated strip."""
     height, width = pixels.shape[:2]
-    channels = 1 if pixels.ndim == 2 else 4
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     bits = 8 * pixels.dtype.itemsize
     strip = isal_zlib.compress(np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder("<"), copy=False)).data, 1)
     strip_at = 8
     bits_at = strip_at + len(strip) + len(strip) % 2
-    directory_at = bits_at + (8 if channels == 4 else 0)
+    directory_at = bits_at + (8 if channels > 1 else 0)
     short, long = 3, 4
     entries = [
         (256, long, 1, width),
         (257, long, 1, height),
-        (258, short, channels, bits_at if channels == 4 else bits),
+        (258, short, channels, bits_at if channels > 1 else bits),
         (259, short, 1, 8),  # deflate
-        (262, short, 1, 2 if channels == 4 else 1),  # RGB, or black is zero
+        (262, short, 1, 2 if channels > 1 else 1),  # RGB, or black is zero
         (273, long, 1, strip_at),
         (277, short, 1, channels),
         (278, long, 1, height),
@@ -130,7 +131,7 @@ def encode_tiff(pixels: Pixels) -> bytes:
     if channels == 4:
         entries.append((338, short, 1, 2))  # the extra sample is unassociated alpha
     parts = [b"II*\x00", struct.pack("<I", directory_at), strip, b"\x00" * (len(strip) % 2)]
-    if channels == 4:
+    if channels > 1:
         parts.append(struct.pack("<4H", bits, bits, bits, bits))
     parts.append(struct.pack("<H", len(entries)))
     parts += [struct.pack("<HHII", *entry) for entry in entries]
@@ -158,6 +159,8 @@ def encode_jpeg(voxels: Pixels, quality: int = DEFAULT_QUALITY, accurate: bool =
         return bytes(simplejpeg.encode_jpeg(gray, quality=quality, colorspace="GRAY"))
     if pixels.ndim == 2:
         colour = np.repeat(pixels[:, :, None], 3, axis=2)
+    elif pixels.shape[2] == 3:
+        colour = pixels
     else:
         alpha = pixels[:, :, 3:].astype(np.uint16)
         colour = (pixels[:, :, :3] * alpha // 255).astype(np.uint8)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import lz4.block
 import numpy as np
@@ -33,7 +34,7 @@ U64 = NDArray[np.uint64]
 
 _RECORD = struct.Struct("<iiiI")
 _PIECE_BYTES = 1 << 20
-_GZIP_ERROR: type[Exception] = isal_zlib.error
+_GZIP_ERROR: Any = isal_zlib.error
 
 
 # -- dense volumes
@@ -53,7 +54,7 @@ def post_raw(call: Call) -> Reply:
     check_alignment(request, size)
     check_payload(request, 8)
     if call.query.get("roi"):
-        raise BadRequest(f"there is no region of interest {call.query['roi']!r} in this repo")
+        raise BadRequest(f"invalid data instance name: there is no region of interest {call.query['roi']!r}")
     low, high = request.blocks(size)
     block_code(*low)
     block_code(*high)

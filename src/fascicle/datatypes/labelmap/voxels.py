@@ -78,7 +78,7 @@ def refuse_roi(call: Call) -> None:
     """Regions of interest are named by instances, of which there are none that could be one."""
     name = call.query.get("roi")
     if name:
-        raise BadRequest(f"there is no region of interest {name!r} in this repo")
+        raise BadRequest(f"invalid data instance name: there is no region of interest {name!r}")
 
 
 # -- raw, isotropic
@@ -152,6 +152,8 @@ def get_pseudocolor(call: Call) -> Reply:
     image_format = slice_images.parse_format(call.args[3] if len(call.args) > 3 else "")
     mapping = mapping_at(call.view)
     image = pseudocolor.colours(_slice_labels(call, request, scale, mapping if mapping.tiers else None))
+    if image_format.kind == "png":  # opaque, so without the channel that would say so
+        image = np.ascontiguousarray(image[..., :3])
     return Answer(slice_images.encode_image(image, image_format), image_format.content_type)
 
 
