@@ -91,6 +91,18 @@ def test_tiff(dtype: type[np.generic]) -> None:
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(encode_tiff(image)))), image)
 
 
+@pytest.mark.parametrize("kind", ["png", "tiff", "bmp", "jpg"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colours(kind: str, channels: int) -> None:
+    if kind == "tiff":
+        pytest.importorskip("tifffile")
+    image = np.zeros((9, 11, channels), np.uint8)
+    image[:, :, 0], image[:, :, 1], image[:, :, -1] = 40, 200, 255
+    found = np.asarray(Image.open(io.BytesIO(encode_image(image, ImageFormat(kind, 95)))))
+    assert np.abs(found.astype(int)[:, :, :3] - image[:, :, :3]).max() <= (8 if kind == "jpg" else 0)
+    assert found.shape[2] == (channels if kind in ("png", "tiff") else 3)
+
+
 def test_bmp() -> None:
     image = np.arange(35, dtype=np.uint8).reshape(5, 7)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(encode_image(image, ImageFormat("bmp"))))), image)
