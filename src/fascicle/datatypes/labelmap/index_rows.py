@@ -11,7 +11,7 @@ import struct
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,7 +102,7 @@ class Rows:
     `sv` u64[n], `block` u64[n] (codes of `formats.block_code`), `count` u32[n], sorted by (sv, block).
     """
 
-    __slots__ = ("_surface", "_touches", "block", "count", "sv")
+    __slots__ = ("_supervoxels", "_surface", "_touches", "block", "count", "sv")
 
     def __init__(self, sv: U64, block: U64, count: U32, touches: tuple[tuple[U64, Any], ...] = ()) -> None:
         self.sv = sv
@@ -110,6 +110,7 @@ class Rows:
         self.count = count
         self._touches = touches
         self._surface: tuple[U64, U64] | None = None
+        self._supervoxels: tuple[U64, U64] | None = None
 
     @classmethod
     def of(cls, sv: U64, block: U64, count: U32, surface_block: U64 = NO_U64, surface_mutid: U64 = NO_U64) -> Rows:
@@ -135,10 +136,12 @@ class Rows:
 
     def supervoxels(self) -> tuple[U64, U64]:
         """(supervoxels u64[k] ascending, their voxels u64[k])."""
-        if not len(self.sv):
-            return NO_U64, NO_U64
-        starts = np.flatnonzero(np.r_[True, self.sv[1:] != self.sv[:-1]])
-        return self.sv[starts], np.add.reduceat(self.count.astype(np.uint64), starts)
+        if self._supervoxels is None:
+            if not len(self.sv):
+                return NO_U64, NO_U64
+            starts = np.flatnonzero(np.r_[True, self.sv[1:] != self.sv[:-1]])
+            self._supervoxels = self.sv[starts], np.add.reduceat(self.count.astype(np.uint64), starts)
+        return self._supervoxels
 
     def only(self, supervoxels: U64) -> Rows:
         """The rows of some supervoxels."""
@@ -170,7 +173,7 @@ class Rows:
 
     @property
     def nbytes(self) -> int:
-        return 20 * len(self.sv) + 400
+        return 36 * len(self.sv) + 400
 
 
 NO_ROWS = Rows(NO_U64, NO_U64, NO_U32)
@@ -213,6 +216,15 @@ class _Cache:
 
 _cache = _Cache(CACHE_BYTES)
 forget_all = _cache.clear
+
+
+def remembered_bytes(key: Any, make: Callable[[], bytes]) -> bytes:
+    """What `make` gives for an immutable thing, kept with the pages."""
+    made: bytes | None = _cache.get(key)
+    if made is None:
+        made = make()
+        _cache.put(key, made, len(made) + 200)
+    return made
 
 
 # -- reading ------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fascicle.datatypes.base import ANY_METHOD, Answer, Call, Change, Commit, Option, Reply, Route, Work
 from fascicle.datatypes.labelmap import bodies, counters
 from fascicle.datatypes.labelmap.bodies import Body, Rows, Stamp, read_body, read_rows
+from fascicle.datatypes.labelmap.index_rows import remembered_bytes
 from fascicle.datatypes.labelmap.mapping import mapping_at
 from fascicle.datatypes.labelmap.requests import (
     checked_hash,
@@ -182,7 +183,13 @@ def get_sizes(call: Call) -> Reply:
 
 
 def encoded_index(view: VersionedView, body: Body) -> bytes:
-    """A body as a protobuf LabelIndex."""
+    """A body as a protobuf LabelIndex; that of a large body is kept for those who ask again."""
+    if body.rows > SMALL_ROWS:
+        return remembered_bytes((body, "LabelIndex"), lambda: _encoded_index(view, body))
+    return _encoded_index(view, body)
+
+
+def _encoded_index(view: VersionedView, body: Body) -> bytes:
     rows = read_rows(view, body)
     return label_index.encode(
         label_index.LabelIndex(
