@@ -155,6 +155,15 @@ def test_any_field_order_unknown_fields_and_repeats() -> None:
     assert scalars[0] == 7
 
 
+def test_rows_without_counts_are_many_for_their_bytes() -> None:
+    value = b"\x0a\x02\x08\x05" + b"\x0a\x00" * 50
+    entry = b"\x12" + label_index.varint(len(value)) + value
+    data = b"\x0a" + label_index.varint(len(entry)) + entry
+    zero = int(block_codes([(0, 0, 0)])[0])
+    assert facts(label_index.decode(data))[0] == [(zero, 0, 0), (zero, 5, 0)]
+    assert facts(label_index.decode(data * 3))[0] == [(zero, 0, 0), (zero, 5, 0)]
+
+
 @settings(deadline=None, max_examples=300)
 @given(st.binary(max_size=60), st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=4))
 def test_damage_is_refused_or_harmless(noise: bytes, changes: list[tuple[int, int]]) -> None:

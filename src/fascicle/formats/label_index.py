@@ -139,17 +139,15 @@ def _decode_ranges(data: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDA
     surface_starts = np.empty(n + 1, np.int64)
     scalars = np.empty((n, 9), np.int64)
     frame = (row_starts, surface_starts, scalars)
-    columns = (_no_u64(), _no_u64(), _no_u32(), _no_u64(), _no_u64())
-    _parse(data, starts, ends, False, *frame, *columns)
-    rows, surfaces = int(row_starts[n]), int(surface_starts[n])
-    columns = (
-        np.empty(rows, np.uint64),
-        np.empty(rows, np.uint64),
-        np.empty(rows, np.uint32),
-        np.empty(surfaces, np.uint64),
-        np.empty(surfaces, np.uint64),
-    )
-    _parse(data, starts, ends, True, *frame, *columns)
+    # a row has at least 6 bytes unless it lacks its count or supervoxel; then it is counted first
+    size = int((ends - starts).sum())
+    columns = _columns(size // 6, size // 12)
+    if not _parse(data, starts, ends, True, *frame, *columns):
+        _parse(data, starts, ends, False, *frame, *columns)
+        columns = _columns(int(row_starts[n]), int(surface_starts[n]))
+        _parse(data, starts, ends, True, *frame, *columns)
+    lengths = [int(row_starts[n])] * 3 + [int(surface_starts[n])] * 2
+    columns = tuple(column[:length].copy() for column, length in zip(columns, lengths, strict=True))
     supervoxels, blocks, counts, surface_blocks, surface_mutids = columns
     indices = []
     for i, row in enumerate(scalars.tolist()):
@@ -172,15 +170,28 @@ def _decode_ranges(data: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDA
     return indices
 
 
-def _parse(data: NDArray[np.uint8], starts: NDArray[np.int64], *rest: Any) -> None:
+def _columns(rows: int, surfaces: int) -> tuple[NDArray[Any], ...]:
+    return (
+        np.empty(rows, np.uint64),
+        np.empty(rows, np.uint64),
+        np.empty(rows, np.uint32),
+        np.empty(surfaces, np.uint64),
+        np.empty(surfaces, np.uint64),
+    )
+
+
+def _parse(data: NDArray[np.uint8], starts: NDArray[np.int64], *rest: Any) -> bool:
+    """Whether the columns were long enough."""
     bad = protobuf.parse_indices(data, starts, *rest)
-    if bad:
+    if bad > 0:
         raise BadRequest(f"serialized label index {bad - 1} of {len(starts)} is malformed")
+    return bool(bad == 0)
 
 
 def _has_repeated_blocks(index: LabelIndex) -> bool:
     """Whether a block comes more than once, its rows not side by side or its surface twice."""
-    changes = index.blocks[np.append(True, index.blocks[1:] != index.blocks[:-1])] if len(index.blocks) else index.blocks
+    blocks = index.blocks
+    changes = blocks[np.append(True, blocks[1:] != blocks[:-1])] if len(blocks) else blocks
     return any(len(np.unique(column)) < len(column) for column in (changes, index.surface_blocks))
 
 

@@ -90,6 +90,16 @@ def lowest_one(typingctx: Any, value: Any) -> Any:
 
 
 @intrinsic
+def leading_zeros(typingctx: Any, value: Any) -> Any:
+    """How many zeros a u64 has above its highest set bit; 64 for zero."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ctlz(args[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.uint64(types.uint64), codegen
+
+
+@intrinsic
 def swap_bytes(typingctx: Any, value: Any) -> Any:
     """The bytes of a u64 in reverse order."""
 

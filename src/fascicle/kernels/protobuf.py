@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from fascicle.kernels.memory import load_u64, lowest_one
+from fascicle.kernels.memory import leading_zeros, load_u64, lowest_one, store_u64
 
 _LOW = np.uint64(0xFFFFF)
 _SIGN = np.uint64(1 << 20)
@@ -31,7 +31,7 @@ def _read_long(data, at, end):  # type: ignore[no-untyped-def]
     return value, np.int64(-1)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def read_varint(data, at, end):  # type: ignore[no-untyped-def]
     """(value u64, position after it)."""
     if at + 8 > end:
@@ -51,7 +51,7 @@ def read_varint(data, at, end):  # type: ignore[no-untyped-def]
     return word, at + np.int64((lowest_one(stops) + np.uint64(1)) >> np.uint64(3))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def read_length(data, at, end):  # type: ignore[no-untyped-def]
     """(start, end) of a length-delimited field whose length is at `at`; start -1 if it does not fit."""
     size, start = read_varint(data, at, end)
@@ -76,7 +76,7 @@ def skip_field(data, at, end, kind):  # type: ignore[no-untyped-def]
     return np.int64(-1)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def wire_to_code(wire):  # type: ignore[no-untyped-def]
     """The sortable code of a sign-and-magnitude block code."""
     code = np.uint64(0)
@@ -89,7 +89,7 @@ def wire_to_code(wire):  # type: ignore[no-untyped-def]
     return code
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def code_to_wire(code):  # type: ignore[no-untyped-def]
     """The sign-and-magnitude code of a sortable block code."""
     wire = np.uint64(0)
@@ -203,6 +203,8 @@ def _parse_counts(data, at, end, code, fill, n, svs, blocks, counts):  # type: i
             if not fill:
                 n += 1
                 continue
+            if n == svs.size:
+                return -2, surface, False
             sv = np.uint64(0)
             count = np.uint64(0)
             while inner < stop:
@@ -247,8 +249,9 @@ def parse_indices(  # type: ignore[no-untyped-def]
     (bits of a u64), start and end of time, user and application, and doubts: 1 if a
     supervoxel may occur twice in a block, 2 if blocks do not ascend. With
     `fill` the columns are written too: svs u64, blocks u64 (sortable codes), counts u32, and surface_blocks,
-    surface_mutids for blocks with a surface mutation. Returns 0, or 1 + the number of a
-    malformed message (without `fill`, some faults are not noticed).
+    surface_mutids for blocks with a surface mutation. Returns 0,
+    or 1 + the number of a malformed message (without `fill`, some faults are not noticed), or -1 if the columns are too
+    short.
     """
     n = 0
     surfaces = 0
@@ -299,6 +302,8 @@ def parse_indices(  # type: ignore[no-untyped-def]
                         n, mutid, doubtful = _parse_counts(
                             data, value_start, value_end, code, fill, n, svs, blocks, counts
                         )
+                        if n == -2:
+                            return -1
                         if n < 0:
                             return i + 1
                         values += 1
@@ -311,6 +316,8 @@ def parse_indices(  # type: ignore[no-untyped-def]
                         inner = skip_field(data, inner, stop, np.int64(tag & np.uint64(7)))
                 if surface != np.uint64(0):
                     if fill:
+                        if surfaces == surface_blocks.size:
+                            return -1
                         surface_blocks[surfaces] = code
                         surface_mutids[surfaces] = surface
                     surfaces += 1
@@ -334,18 +341,23 @@ def parse_indices(  # type: ignore[no-untyped-def]
     return 0
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def varint_size(value):  # type: ignore[no-untyped-def]
-    size = 1
-    while value > np.uint64(127):
-        value >>= np.uint64(7)
-        size += 1
-    return size
+    """Bytes of a u64 as varint."""
+    return (np.int64(63 - np.int64(leading_zeros(value | np.uint64(1)))) * 9 + 73) >> 6
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def write_varint(out, at, value):  # type: ignore[no-untyped-def]
-    """Write a u64 at `at`; returns the position after it."""
+    """Write a u64 at `at`; returns the position after it. `out` must have 8 bytes more than is written."""
+    size = varint_size(value)
+    if size <= 8:
+        word = (value & np.uint64(0x0FFFFFFF)) | ((value & np.uint64(0x00FFFFFFF0000000)) << np.uint64(4))
+        word = (word & np.uint64(0x00003FFF00003FFF)) | ((word & np.uint64(0x0FFFC0000FFFC000)) << np.uint64(2))
+        word = (word & np.uint64(0x007F007F007F007F)) | ((word & np.uint64(0x3F803F803F803F80)) << np.uint64(1))
+        more = (np.uint64(1) << np.uint64(8 * (size - 1))) - np.uint64(1)
+        store_u64(out, at, word | (np.uint64(0x8080808080808080) & more))
+        return at + size
     while value > np.uint64(127):
         out[at] = np.uint8((value & np.uint64(127)) | np.uint64(128))
         value >>= np.uint64(7)
@@ -378,7 +390,7 @@ def write_index(svs, blocks, counts, surface_blocks, surface_mutids):  # type: i
         entries += 1
         entry = 2 + varint_size(code_to_wire(block)) + varint_size(np.uint64(size)) + size
         total += 1 + varint_size(np.uint64(entry)) + entry
-    out = np.empty(total, np.uint8)
+    out = np.empty(total + 8, np.uint8)
     at = 0
     entries = 0
     surface = 0
@@ -408,4 +420,4 @@ def write_index(svs, blocks, counts, surface_blocks, surface_mutids):  # type: i
         if surface < surface_blocks.size and surface_blocks[surface] == block:
             out[at] = 16
             at = write_varint(out, at + 1, surface_mutids[surface])
-    return out
+    return out[:total]
