@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Handler = Callable[["Application", Request, bytes], Answer]
 
 DATASTORE_VERSION = "0.11.0"
+API_LEVEL = "v1.0.0-0"
+"""Clients split the version at dots and hyphens, and want four integers after the `v` to compare with."""
 
 
 def plain(text: str) -> Answer:
@@ -121,7 +123,7 @@ def _info(app: Application, request: Request, body: bytes) -> Answer:
         "Cores": str(app.pools.size),
         "Maximum Cores": str(os.cpu_count() or 1),
         "Datastore Version": DATASTORE_VERSION,
-        "DVID Version": f"v{__version__}-fascicle",
+        "DVID Version": f"{API_LEVEL}-fascicle-{__version__}",
         "Storage backend": app.store.description,
         "Server time": times.record_text(time.time_ns()),
         "Server uptime": _duration(time.time() - app.metrics.started),
