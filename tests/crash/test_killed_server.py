@@ -48,6 +48,7 @@ class KeyWriter:
     name: str
     stored: dict[str, bytes | None] = field(default_factory=dict)
     in_flight: tuple[str, bytes | None] | None = None
+    acknowledged: int = 0
 
     def work(self, client: Client) -> None:
         while True:
@@ -59,6 +60,7 @@ class KeyWriter:
             (client.delete(path) if value is None else client.post(path, value)).expect()
             self.stored[key] = value
             self.in_flight = None
+            self.acknowledged += 1
 
     def settle(self, client: Client) -> None:
         """Compare every key with what was acknowledged; a put in flight may have happened."""
@@ -90,6 +92,8 @@ class Proofreader:
     world: World
     grid: tuple[int, int, int] = (3, 2, 3)
     in_flight: Edit | None = None
+    acknowledged: int = 0
+    happened_unanswered: int = 0
 
     @property
     def instance(self) -> str:
@@ -102,6 +106,7 @@ class Proofreader:
             outcome = perform(client, edit, self.name)
             self.world = edit.after(self.world, outcome)
             self.in_flight = None
+            self.acknowledged += 1
 
     def settle(self, client: Client) -> None:
         """Find out whether the edit in flight happened, then compare everything with the model."""
@@ -109,6 +114,7 @@ class Proofreader:
         if edit is not None and edit.status == 200:
             outcome = self._outcome(client, edit)
             if outcome is not None:
+                self.happened_unanswered += 1
                 self.world = edit.after(self.world, outcome)
         state = self.world.versions[self.uuid]
         for question in queries.whole_state(state):
@@ -139,9 +145,17 @@ class Rounds:
         self.key_writers: list[KeyWriter] = []
         self.proofreaders: list[Proofreader] = []
         self.slowest_start_s = 0.0
+        self.writes = self.edits = self.unanswered = 0
+
+    def count(self) -> None:
+        """Add up what was done to instances that are given up."""
+        self.writes += sum(writer.acknowledged for writer in self.key_writers)
+        self.edits += sum(proofreader.acknowledged for proofreader in self.proofreaders)
+        self.unanswered += sum(proofreader.happened_unanswered for proofreader in self.proofreaders)
 
     def prepare(self, client: Client, at: int) -> None:
         """New instances: for the first round, and when the old ones have lived long enough."""
+        self.count()
         uuid = new_repo(client, f"crash {at}")
         path = new_instance(client, uuid, "keyvalue", "keys")
         names = ["one", "two"]
@@ -203,7 +217,12 @@ def rounds(server: RunningServer, count: int) -> None:
         except AssertionError as error:
             raise AssertionError(f"round {at} of FASCICLE_SEED={SEED}: {error}\n{server.log_text()[-2000:]}") from error
     playing.last_look()
-    print(f"{count} rounds, slowest start {playing.slowest_start_s:.2f} s")
+    playing.count()
+    assert playing.edits >= count / 2, "there was hardly anything to lose"
+    print(
+        f"{count} rounds, {playing.writes} writes of keys, {playing.edits} edits of labelmaps, {playing.unanswered} edits "
+        f"that had happened without an answer, slowest start {playing.slowest_start_s:.2f} s"
+    )
 
 
 @pytest.mark.slow
