@@ -86,7 +86,7 @@ class TestDamage:
         assert any(f"segment {place.segment} " in line for line in store.check())
         store.log.segment_path(1).unlink()
         store.log.close()
-        with store.read() as txn, pytest.raises(CorruptionError, match="segment 1 .*missing"):
+        with store.read() as txn, pytest.raises(CorruptionError, match=r"segment 1 .*missing"):
             txn.get(b"0")
         assert any("segment 1 " in line and "missing" in line for line in store.check())
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from fascicle.errors import StoreError
+from fascicle.store.base import WriteTransaction
 from fascicle.store.lmdb_engine import LmdbStore
 from fascicle.testing.store import END, contents
 
@@ -95,6 +96,31 @@ def test_a_map_that_another_process_has_grown_is_adopted(tmp_path: Path) -> None
         store.write(lambda txn: [txn.put(b"%05d" % i, b"x" * 1000) for i in range(3000)])
         assert process.ask("get", "02999") == (b"x" * 1000).hex()
         assert len(contents(store)) == 3040
+    store.close()
+
+
+def test_changes_run_again_if_another_process_wrote_while_the_map_grew(tmp_path: Path) -> None:
+    store = LmdbStore(tmp_path / "store", map_bytes=128 << 10)
+    with other(tmp_path / "store") as process:
+        grow, runs = store._grow_map, []
+
+        def grow_late() -> None:
+            grow()
+            if len(runs) == 1:
+                process.ask("add", "count", 5)
+
+        store._grow_map = grow_late  # type: ignore[method-assign]
+
+        def change(txn: WriteTransaction) -> None:
+            runs.append(1)
+            txn.put(b"count", b"%d" % (int(txn.get(b"count") or b"0") + 1))
+            for i in range(300):
+                txn.put(b"fill%d" % i, b"x" * 1000)
+
+        store.write(change)
+        assert len(runs) == 2
+        assert contents(store)[b"count"] == b"6"
+    assert store.check() == []
     store.close()
 
 

@@ -110,6 +110,11 @@ class LmdbRead(ReadTransaction):
     def load_many(self, handles: Sequence[bytes]) -> ValueBatch:
         return self._log.load_many(handles)
 
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        handles = [self.handle(key) for key in keys]
+        self._log.prefetch([handle for handle in handles if handle is not None])
+        return [None if handle is None else self.load(handle) for handle in handles]
+
     def scan_handles(self, start: bytes, stop: bytes, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         # A one-tuple sorts before every pair with the same key, so comparing with it compares keys alone, and in C.
         cursor = self._txn.cursor()

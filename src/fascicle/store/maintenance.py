@@ -145,10 +145,8 @@ def compact(store: LmdbStore, wasted: float) -> int:
             for number, use in txn.segments().items()
             if use.sealed and use.length - use.live > wasted * use.length
         }
-    if not chosen:
-        return 0
     start = b""
-    while True:
+    while chosen:
         with store.read() as txn:
             keys: list[bytes] = []
             size = 0
@@ -162,7 +160,8 @@ def compact(store: LmdbStore, wasted: float) -> int:
             break
         store.write(partial(_move, keys=keys, chosen=chosen))
         start = keys[-1] + b"\0"
-    return _remove_segments(store, chosen)
+    _forget_empty_segments(store, chosen)
+    return _remove_forgotten_files(store)
 
 
 def _move(txn: WriteTransaction, *, keys: list[bytes], chosen: set[int]) -> None:
@@ -172,30 +171,39 @@ def _move(txn: WriteTransaction, *, keys: list[bytes], chosen: set[int]) -> None
             txn.put(key, txn.load(handle))
 
 
-def _remove_segments(store: LmdbStore, chosen: set[int]) -> int:
+def _forget_empty_segments(store: LmdbStore, chosen: set[int]) -> None:
     with store.read() as txn:
-        now = txn.number
         segments = txn.segments()
-    empty = {number for number in chosen if number in segments and not segments[number].live}
-    until = time.monotonic() + RETIRE_S
-    while _oldest_snapshot(store) < now:
-        if time.monotonic() > until:
-            return 0  # the next call finds these segments empty and tries again
-        time.sleep(0.05)
+    empty = [number for number in chosen if number in segments and not segments[number].live]
 
     def forget(txn: WriteTransaction) -> None:
-        view = cast(OverlayTransaction, txn).base
+        view = cast(LmdbRead, cast(OverlayTransaction, txn).base)
         for number in empty:
-            cast(LmdbRead, view)._txn.delete(segment_key(number), db=store._meta)
+            view._txn.delete(segment_key(number), db=store._meta)
 
-    store.write(forget)
-    with store.read() as txn:  # also finds files that a crash at this point has left earlier
-        tail, segments = txn.tail()[0], txn.segments()
+    if empty:
+        store.write(forget)
+
+
+def _remove_forgotten_files(store: LmdbStore) -> int:
+    """Remove segments that the index does not know, also those that a crash or an old snapshot has left earlier."""
+    with store.read() as txn:
+        now, unfinished, segments = txn.number, txn.tail()[0].segment, txn.segments()
+    numbered = [(int(file.stem), file) for file in store.log.folder.glob("*.log") if file.stem.isdigit()]
+    forgotten = [file for number, file in numbered if number < unfinished and number not in segments]
+    if not forgotten:
+        return 0
+    until = time.monotonic() + RETIRE_S
+    while _oldest_snapshot(store) < now:  # it may still read from them, or be copying them
+        if time.monotonic() > until:
+            return 0  # the next call tries again
+        time.sleep(0.05)
     freed = 0
-    for file in store.log.folder.glob("*.log"):
-        if file.stem.isdigit() and int(file.stem) < tail.segment and int(file.stem) not in segments:
-            freed += file.stat().st_size
+    for file in forgotten:
+        with contextlib.suppress(OSError):  # removed by another process, or held open by one on Windows
+            size = file.stat().st_size
             file.unlink()
+            freed += size
     store.log.forget_removed()
     return freed
 

@@ -252,6 +252,13 @@ class ValueLog:
         lengths_given[order] = lengths
         return ValueBatch(buffer, offsets, lengths_given)
 
+    def prefetch(self, handles: Sequence[bytes]) -> None:
+        """Have the system fetch the values that lie in the log; for loading them one by one afterwards."""
+        places = [HANDLE.unpack(handle) for handle in handles if len(handle) == HANDLE.size and handle[0] == PLACED]
+        if len(places) > 1:
+            with contextlib.suppress(CorruptionError):  # loading will say what is missing
+                self._prefetch([(segment, offset, length) for _, segment, offset, length, _ in places])
+
     def _prefetch(self, extents: list[tuple[int, int, int]]) -> None:
         """Have the system fetch all of them at once; read one after the other, each would wait for the disk."""
         if hasattr(os, "posix_fadvise"):

@@ -150,6 +150,7 @@ class StoreTests:
                     assert bytes(batch.value(i)) == txn.load(handle)
                 else:
                     assert batch.lengths[i] == -1
+            assert txn.get_many([*keys, b"missing", keys[0]]) == [*(values[key] for key in keys), None, values[keys[0]]]
             large = [handle for handle in handles if handle and inline_value(handle) is None]
             assert [bytes(txn.load_many(large).value(i)) for i in range(len(large))] == [txn.load(h) for h in large]
 
