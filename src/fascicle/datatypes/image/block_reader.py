@@ -32,7 +32,7 @@ BATCH_BYTES = 4 << 20
 """About so much is loaded at once."""
 SLAB_BYTES = 4 << 20
 """A streamed box comes in slabs of about this size, or in layers of blocks if these are larger ..."""
-LAYER_BYTES = 64 << 20
+LAYER_BYTES = 32 << 20
 """... but in slabs of this size at most."""
 
 Located = tuple[Triple, bytes]
