@@ -121,8 +121,12 @@ def peers(table: Table, dense: list[NDArray[np.uint64]]) -> None:
         print("(compressed-segmentation is not installed)")
     else:
         transposed = [np.asfortranarray(block.T) for block in dense]
-        theirs = table.run("peer: compressed-segmentation, compress",
-                           lambda b: library.compress(b, block_size=(8, 8, 8), order="F"), transposed, mean_size)  # fmt: skip
+        theirs = table.run(
+            "peer: compressed-segmentation, compress",
+            lambda b: library.compress(b, block_size=(8, 8, 8), order="F"),
+            transposed,
+            mean_size,
+        )
         table.run("peer: compressed-segmentation, decompress",
                   lambda s: library.decompress(s, (EDGE,) * 3, np.uint64, (8, 8, 8), "F"), theirs)  # fmt: skip
     try:
@@ -148,7 +152,9 @@ def columns(table: Table) -> None:
     serialized = label_index.encode(index)
     table.once("label index, 10^5 supervoxels: encode", lambda: label_index.encode(index))
     table.once(
-        "label index, 10^5 supervoxels: parse", lambda: label_index.decode(serialized), f"{len(serialized)} bytes"
+        "label index, 10^5 supervoxels: parse",
+        lambda: label_index.decode(serialized),
+        f"{len(serialized)} bytes",
     )
     shuffled = rng.permutation(100_000)
     mixed = label_index.LabelIndex(7, supervoxels[shuffled], blocks[shuffled], counts[shuffled])

@@ -121,16 +121,33 @@ def _grown(slots, table, n):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def distinct(block, z0, y0, x0, local, found, slots, stamps, stamp):  # type: ignore[no-untyped-def]
-    """Distinct labels of a sub-block, in order of appearance, into `found`; their numbers per voxel into `local`."""
+    """Distinct labels of a sub-block of a dense, contiguous block, in order of appearance.
+
+    They go to found u64[512], the number of each voxel's label to local i16[512]; `slots` i16[1024] and `stamps` i32[1024]
+    are scratch, `stamp` a number that was not used with them before. Returns how many labels there are.
+    """
+    row_bytes = 8 * block.shape[2]
+    plane_bytes = row_bytes * block.shape[1]
+    corner = z0 * plane_bytes + y0 * row_bytes + 8 * x0
     n = 1
-    last = block[z0, y0, x0]
+    last = load_u64(block, corner)
     found[0] = last
     number = 0
     v = 0
-    for z in range(z0, z0 + 8):
-        for y in range(y0, y0 + 8):
-            for x in range(x0, x0 + 8):
-                label = block[z, y, x]
+    for z in range(8):
+        for y in range(8):
+            at = corner + z * plane_bytes + y * row_bytes
+            difference = np.uint64(0)
+            for x in range(8):
+                difference |= load_u64(block, at + 8 * x) ^ last
+            if difference == np.uint64(0):
+                four = np.uint64(number) * np.uint64(0x0001000100010001)
+                store_u64(local, 2 * v, four)
+                store_u64(local, 2 * v + 8, four)
+                v += 8
+                continue
+            for x in range(8):
+                label = load_u64(block, at + 8 * x)
                 if label != last:
                     last = label
                     number = -1
@@ -145,23 +162,23 @@ def distinct(block, z0, y0, x0, local, found, slots, stamps, stamp):  # type: ig
                             n += 1
                             if n == 13:
                                 for i in range(n):
-                                    at = slot_of(found[i], 1023)
-                                    while stamps[at] == stamp:
-                                        at = (at + 1) & 1023
-                                    stamps[at] = stamp
-                                    slots[at] = i
+                                    slot = slot_of(found[i], 1023)
+                                    while stamps[slot] == stamp:
+                                        slot = (slot + 1) & 1023
+                                    stamps[slot] = stamp
+                                    slots[slot] = i
                     else:
-                        at = slot_of(label, 1023)
-                        while stamps[at] == stamp:
-                            if found[slots[at]] == label:
-                                number = slots[at]
+                        slot = slot_of(label, 1023)
+                        while stamps[slot] == stamp:
+                            if found[slots[slot]] == label:
+                                number = np.int64(slots[slot])
                                 break
-                            at = (at + 1) & 1023
+                            slot = (slot + 1) & 1023
                         if number < 0:
                             number = n
                             found[n] = label
-                            stamps[at] = stamp
-                            slots[at] = n
+                            stamps[slot] = stamp
+                            slots[slot] = n
                             n += 1
                 local[v] = number
                 v += 1
@@ -170,12 +187,17 @@ def distinct(block, z0, y0, x0, local, found, slots, stamps, stamp):  # type: ig
 
 @njit(cache=True, nogil=True)
 def is_solid(block, z0, y0, x0):  # type: ignore[no-untyped-def]
-    first = block[z0, y0, x0]
-    for z in range(z0, z0 + 8):
-        for y in range(y0, y0 + 8):
+    """Whether a sub-block of a dense, contiguous block has one label only."""
+    row_bytes = 8 * block.shape[2]
+    plane_bytes = row_bytes * block.shape[1]
+    corner = z0 * plane_bytes + y0 * row_bytes + 8 * x0
+    first = load_u64(block, corner)
+    for z in range(8):
+        for y in range(8):
+            at = corner + z * plane_bytes + y * row_bytes
             difference = np.uint64(0)
-            for x in range(x0, x0 + 8):
-                difference |= block[z, y, x] ^ first
+            for x in range(8):
+                difference |= load_u64(block, at + 8 * x) ^ first
             if difference != np.uint64(0):
                 return False
     return True
