@@ -195,6 +195,11 @@ class Change(ABC):
         `message` has `Action` and what belongs to it; `UUID`, `Timestamp`, and where known `User` and `App` are added.
         """
 
+    def record_all(self, messages: Iterable[dict[str, Any]]) -> None:
+        """Append many records."""
+        for message in messages:
+            self.record(message)
+
     @abstractmethod
     def emit(self, event: Any) -> None:
         """Tell the instances that follow this one, in this transaction (`Datatype.follow`)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -56,13 +56,21 @@ class StoreChange(Change):
         return records.take_mutation_id(self.txn, self.node.repo_id, self.settings.get(MIN_MUTATION_ID, 0))
 
     def record(self, message: dict[str, Any]) -> None:
-        message["UUID"] = self.node.uuid
-        message["Timestamp"] = times.record_text(self.time_ns)
+        records.append(self.txn, self.instance.id, self.ancestry.version, message | self._common())
+
+    def record_all(self, messages: Iterable[dict[str, Any]]) -> None:
+        common = self._common()
+        stamped = [message | common for message in messages]
+        records.append_all(self.txn, self.instance.id, self.ancestry.version, stamped)
+
+    def _common(self) -> dict[str, Any]:
+        """What is said in every record."""
+        common = {"UUID": self.node.uuid, "Timestamp": times.record_text(self.time_ns)}
         if self.user:
-            message["User"] = self.user
+            common["User"] = self.user
         if self.app:
-            message["App"] = self.app
-        records.append(self.txn, self.instance.id, self.ancestry.version, message)
+            common["App"] = self.app
+        return common
 
     def emit(self, event: Any) -> None:
         publisher = self.instance

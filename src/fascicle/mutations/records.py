@@ -10,7 +10,7 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -22,11 +22,14 @@ from fascicle.versions.catalog import MUTATION_IDS, row_key
 FIRST_MUTATION_ID = 1_000_000_000
 RECORDS = 250
 """The class of keys of records; it belongs to every datatype."""
+_RECORDS_PER_ROW = 250
+"""Records of one change lie in one row, as a JSON list, up to this number."""
 
 _ID = struct.Struct(">Q")
 _WHEN = struct.Struct(">IQH")
 _SALT = os.getpid() & 0xFFFF
 _encode = msgspec.json.Encoder().encode
+_decode_row = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _lock = threading.Lock()
 _last_ns = 0
 
@@ -58,8 +61,19 @@ def append(txn: WriteTransaction, instance_id: int, version: int, message: dict[
     txn.put(key, _encode(message))
 
 
+def append_all(txn: WriteTransaction, instance_id: int, version: int, messages: Sequence[dict[str, Any]]) -> None:
+    """Store many records, of one change, behind all others of an instance at a version."""
+    prefix = keys.prefix(instance_id, RECORDS)
+    for at in range(0, len(messages), _RECORDS_PER_ROW):
+        row = _encode(messages[at : at + _RECORDS_PER_ROW])
+        txn.put(prefix + _WHEN.pack(version, _later_than_any(), _SALT), row)
+
+
 def stored(txn: ReadTransaction, instance_id: int, version: int) -> Iterator[bytes]:
     """The records of an instance at a version as JSON, oldest first."""
     first = keys.prefix(instance_id, RECORDS) + version.to_bytes(4, "big")
-    for _, record in txn.scan(first, keys.after(first)):
-        yield record
+    for _, row in txn.scan(first, keys.after(first)):
+        if row[:1] == b"[":
+            yield from map(bytes, _decode_row(row))
+        else:
+            yield row

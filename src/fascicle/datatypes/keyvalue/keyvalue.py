@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -11,6 +12,8 @@ from fascicle.datatypes.base import ANY_METHOD, Answer, Call, Change, Commit, Da
 from fascicle.datatypes.keyvalue import byte_ranges, messages, tar, text_keys, values
 from fascicle.datatypes.keyvalue.messages import Ranged
 from fascicle.errors import BadRequest, NotFound
+from fascicle.store.base import Store
+from fascicle.versions.resolution import VersionedView
 
 _ACCEPT_RANGES = ("Accept-Ranges", "bytes")
 _OCTETS = "application/octet-stream"
@@ -93,12 +96,31 @@ def _no_such_method(call: Call) -> Reply:
 # -- lists and ranges
 
 
-def _json_list(found: Iterable[bytes]) -> Answer:
-    return Answer(_encode([text_keys.shown(key) for key in found]), _JSON)
+def _list_of_keys(call: Call, first: bytes | None, last: bytes | None) -> Answer:
+    """Keys as a JSON list. An answer is kept until the store changes: viewers ask again and again."""
+    lists = _kept_lists.setdefault(call.store, {})
+    asked = (call.instance.id, call.ancestry.version, first, last)
+    number = call.txn.number
+    kept = lists.get(asked)
+    if kept is None or kept[0] != number:
+        names: list[str] = []
+        for batch in values.listed(call.view, first, last):
+            names += [str(key, "utf-8", "replace") for key in batch]
+        kept = (number, _encode(names))
+        if len(lists) >= _KEPT_LISTS:
+            lists.clear()
+        if len(kept[1]) <= _KEPT_LIST_BYTES:
+            lists[asked] = kept
+    return Answer(kept[1], _JSON)
+
+
+_KEPT_LISTS = 32
+_KEPT_LIST_BYTES = 1 << 20
+_kept_lists: WeakKeyDictionary[Store, dict[tuple[object, ...], tuple[int, bytes]]] = WeakKeyDictionary()
 
 
 def _keys(call: Call) -> Answer:
-    return _json_list(values.listed(call.view))
+    return _list_of_keys(call, None, None)
 
 
 def _bounds(call: Call) -> tuple[bytes, bytes]:
@@ -108,16 +130,16 @@ def _bounds(call: Call) -> tuple[bytes, bytes]:
 
 def _key_range(call: Call) -> Answer:
     first, last = _bounds(call)
-    return _json_list(values.listed(call.view, first, last) if first <= last else ())
+    return _list_of_keys(call, first, last) if first <= last else Answer(b"[]", _JSON)
 
 
 def _key_range_values(call: Call) -> Answer:
     first, last = _bounds(call)
-    pairs = values.ranged(call.view, first, last) if first <= last else iter(())
-    return _format(call)(call, pairs)
+    return _format(call)(call, values.ranged(call.view, first, last) if first <= last else iter(()))
 
 
-Pairs = Iterator[tuple[bytes, bytes]]
+Pairs = Iterator[list[tuple[bytes, bytes]]]
+"""Keys and values in order, in lists."""
 
 
 def _format(call: Call) -> Callable[[Call, Pairs], Answer]:
@@ -131,13 +153,13 @@ def _format(call: Call) -> Callable[[Call, Pairs], Answer]:
 
 
 def _as_protobuf(call: Call, pairs: Pairs) -> Answer:
-    return Answer((messages.key_value(key, value) for key, value in pairs), _OCTETS)
+    return Answer((messages.key_values(batch) for batch in pairs), _OCTETS)
 
 
 def _as_tar(call: Call, pairs: Pairs) -> Answer:
     def pieces() -> Iterator[bytes]:
-        for key, value in pairs:
-            yield tar.entry(key, value)
+        for batch in pairs:
+            yield b"".join([tar.entry(key, value) for key, value in batch])
         yield tar.END
 
     return Answer(pieces(), "application/tar")
@@ -148,11 +170,18 @@ def _as_json(call: Call, pairs: Pairs) -> Answer:
 
     def pieces() -> Iterator[bytes]:
         separator = b"{"
-        for key, value in pairs:
-            if checked and value:
-                _check_json(key, value)
-            yield b"".join((separator, _encode(text_keys.shown(key)), b":", value or b"{}"))
-            separator = b","
+        for batch in pairs:
+            parts: list[bytes] = []
+            for key, value in batch:
+                if checked and value:
+                    try:
+                        _check_json(key, value)
+                    except BadRequest:
+                        yield b"".join(parts)
+                        raise
+                parts += (separator, _encode(text_keys.shown(key)), b":", value or b"{}")
+                separator = b","
+            yield b"".join(parts)
         yield b"{}" if separator == b"{" else b"}"
 
     return Answer(pieces(), _JSON)
@@ -202,20 +231,22 @@ def _key_values(call: Call) -> Answer:
     wanted = _wanted(call, write is _as_protobuf)
     view = call.view
     if all(first is None for _, first, _ in wanted):
-        return write(
-            call,
-            (
-                (key, value or b"")
-                for (key, _, _), value in zip(wanted, values.many(view, (key for key, _, _ in wanted)), strict=True)
-            ),
-        )
+        return write(call, _looked_up(view, [key for key, _, _ in wanted]))
     parts = []
     for key, first, last in wanted:
         part = _part(values.get(view, key), first, last)
         if write is _as_json and first is not None and part:
             _check_json(key, part)
         parts.append((key, part))
-    return write(call, iter(parts))
+    return write(call, iter((parts,)))
+
+
+def _looked_up(view: VersionedView, wanted: list[bytes]) -> Pairs:
+    for at in range(0, len(wanted), _KEYS_AT_ONCE):
+        yield [(key, values.get(view, key) or b"") for key in wanted[at : at + _KEYS_AT_ONCE]]
+
+
+_KEYS_AT_ONCE = 256
 
 
 def _put_key_values(call: Call) -> Commit:
@@ -228,7 +259,9 @@ def _put_key_values(call: Call) -> Commit:
         view = change.view
         for key, value in pairs:
             values.put(view, key, value)
-            change.record({"Action": "postkv", "Key": text_keys.shown(key), "Bytes": len(value)})
+        change.record_all(
+            {"Action": "postkv", "Key": text_keys.shown(key), "Bytes": len(value)} for key, value in pairs
+        )
 
     return Commit(apply)
 

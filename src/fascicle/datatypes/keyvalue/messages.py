@@ -31,17 +31,30 @@ def varint(number: int) -> bytes:
     return bytes(pieces)
 
 
-def key_value(key: bytes, value: bytes) -> bytes:
-    """One member of KeyValues, with its tag."""
-    head = b"\x0a" + varint(len(key)) + key
-    if value:
-        head += b"\x12" + varint(len(value))
-    return b"".join((b"\x0a", varint(len(head) + len(value)), head, value))
+class _Heads(dict[tuple[int, int], tuple[bytes, bytes]]):
+    """For lengths of a key and a value: what stands before the key, and what before the value."""
+
+    def __missing__(self, lengths: tuple[int, int]) -> tuple[bytes, bytes]:
+        key, value = lengths
+        before_key = b"\x0a" + varint(key)
+        before_value = b"\x12" + varint(value) if value else b""
+        found = (b"\x0a" + varint(len(before_key) + key + len(before_value) + value) + before_key, before_value)
+        if len(self) < 50_000:
+            self[lengths] = found
+        return found
+
+
+_heads = _Heads()
 
 
 def key_values(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """KeyValues."""
-    return b"".join(key_value(key, value) for key, value in pairs)
+    """KeyValues. Parts of such messages, joined, are one."""
+    heads = _heads
+    parts: list[bytes] = []
+    for key, value in pairs:
+        before_key, before_value = heads[len(key), len(value)]
+        parts += (before_key, key, before_value, value)
+    return b"".join(parts)
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:

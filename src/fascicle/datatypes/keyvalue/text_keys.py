@@ -53,6 +53,19 @@ def is_long(type_key: bytes) -> bool:
     return _LONG in type_key
 
 
+def any_long(batch: list[tuple[bytes, bytes]]) -> bool:
+    """Whether one of many (type key, handle) stands for a long key; in type keys 0x00 comes before 0x01, 0x02, 0xff."""
+    return _LONG in b"".join([type_key for type_key, _ in batch])
+
+
+def short_keys(batch: list[tuple[bytes, bytes]]) -> list[bytes]:
+    """The keys of many (type key, handle), none of them long."""
+    cut = [type_key[:-2] for type_key, _ in batch]
+    if b"\x00" in b"".join(cut):
+        return [key.replace(b"\x00\xff", b"\x00") for key in cut]
+    return cut
+
+
 def group(type_key: bytes) -> bytes:
     """What the type keys of long keys that begin alike have in common."""
     return type_key[:-_DIGEST_BYTES]

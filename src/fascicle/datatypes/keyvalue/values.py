@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 from fascicle.datatypes.keyvalue import text_keys
 from fascicle.datatypes.keyvalue.text_keys import VALUES
+from fascicle.store.base import INLINE
 from fascicle.versions import keys
-from fascicle.versions.resolution import VersionedView
+from fascicle.versions.resolution import ENVELOPE_BYTES, VersionedView
 
 
 def get(view: VersionedView, key: bytes) -> bytes | None:
@@ -38,48 +39,66 @@ def _bounds(first: bytes | None, last: bytes | None) -> tuple[bytes, bytes | Non
     return start, stop
 
 
-def listed(view: VersionedView, first: bytes | None = None, last: bytes | None = None) -> Iterator[bytes]:
-    """Keys from `first` to `last`, both included, in order; None leaves an end open."""
+def listed(view: VersionedView, first: bytes | None = None, last: bytes | None = None) -> Iterator[list[bytes]]:
+    """Keys from `first` to `last`, both included, in order, in lists; None leaves an end open."""
     start, stop = _bounds(first, last)
     group: list[bytes] = []
     group_key = b""
-    for type_key, _, handle in view.scan(VALUES, start, stop):
-        if text_keys.is_long(type_key):
-            if text_keys.group(type_key) != group_key:
-                yield from sorted(group)
-                group, group_key = [], text_keys.group(type_key)
-            key = text_keys.unwrapped(type_key, view.load(handle))[0]
-            if (first is None or key >= first) and (last is None or key <= last):
-                group.append(key)
+    for batch in view.scan_batches(VALUES, start, stop):
+        if not group and not text_keys.any_long(batch):
+            yield text_keys.short_keys(batch)
             continue
-        if group:
-            yield from sorted(group)
-            group, group_key = [], b""
-        yield keys.text_of_key(type_key)
-    yield from sorted(group)
+        found = []
+        for type_key, handle in batch:
+            is_long = text_keys.is_long(type_key)
+            if group and not (is_long and text_keys.group(type_key) == group_key):
+                found += sorted(group)
+                group = []
+            if is_long:
+                group_key = text_keys.group(type_key)
+                key = text_keys.unwrapped(type_key, view.load(handle))[0]
+                if (first is None or key >= first) and (last is None or key <= last):
+                    group.append(key)
+            else:
+                found.append(keys.text_of_key(type_key))
+        yield found
+    yield sorted(group)
 
 
-def ranged(view: VersionedView, first: bytes | None = None, last: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
-    """(key, value) from `first` to `last`, both included, in order."""
+def ranged(
+    view: VersionedView, first: bytes | None = None, last: bytes | None = None
+) -> Iterator[list[tuple[bytes, bytes]]]:
+    """(key, value) from `first` to `last`, both included, in order, in lists."""
     start, stop = _bounds(first, last)
     group: list[tuple[bytes, bytes]] = []
     group_key = b""
-    for type_key, _, handle in view.scan(VALUES, start, stop):
-        if text_keys.is_long(type_key):
-            if text_keys.group(type_key) != group_key:
-                yield from sorted(group)
-                group, group_key = [], text_keys.group(type_key)
-            key, value = text_keys.unwrapped(type_key, view.load(handle))
-            if (first is None or key >= first) and (last is None or key <= last):
-                group.append((key, value))
+    load = view.load
+    for batch in view.scan_batches(VALUES, start, stop):
+        if not group and not text_keys.any_long(batch):
+            names = text_keys.short_keys(batch)
+            handles = [handle for _, handle in batch]
+            yield list(zip(names, [_value(load, handle) for handle in handles], strict=True))
             continue
-        if group:
-            yield from sorted(group)
-            group, group_key = [], b""
-        yield keys.text_of_key(type_key), view.load(handle)
-    yield from sorted(group)
+        found = []
+        for type_key, handle in batch:
+            is_long = text_keys.is_long(type_key)
+            if group and not (is_long and text_keys.group(type_key) == group_key):
+                found += sorted(group)
+                group = []
+            if is_long:
+                group_key = text_keys.group(type_key)
+                key, value = text_keys.unwrapped(type_key, load(handle))
+                if (first is None or key >= first) and (last is None or key <= last):
+                    group.append((key, value))
+            else:
+                found.append((keys.text_of_key(type_key), load(handle)))
+        yield found
+    yield sorted(group)
 
 
-def many(view: VersionedView, wanted: Iterable[bytes]) -> Iterator[bytes | None]:
-    """The values of keys, in the order in which they are asked for."""
-    return (get(view, key) for key in wanted)
+_INLINE_BYTES = 1 + ENVELOPE_BYTES
+
+
+def _value(load: Callable[[bytes], bytes], handle: bytes) -> bytes:
+    """The value of a handle; one that is in it is cut out at once."""
+    return handle[_INLINE_BYTES:] if handle[0] == INLINE else load(handle)
