@@ -18,6 +18,8 @@ from fascicle.datatypes.voxel_requests import Triple, parse_triple
 from fascicle.errors import BadRequest
 from fascicle.formats import label_block
 from fascicle.formats.block_code import LIMIT, block_codes
+from fascicle.kernels.arrays import frozen
+from fascicle.kernels.label_codec import positions_at
 from fascicle.versions.resolution import VersionedView
 
 U64 = NDArray[np.uint64]
@@ -44,21 +46,28 @@ def supervoxels_at(
     codes = block_codes(corners)
     order = np.argsort(codes, kind="stable")
     codes = codes[order]
-    local = (xyz - corners * size)[order].astype(np.int64)
+    local = frozen((xyz - corners * size)[order].astype(np.int64))
     places = places[order]
     starts = np.flatnonzero(np.append(True, codes[1:] != codes[:-1])) if len(codes) else np.empty(0, np.int64)
     ends = np.append(starts[1:], len(codes))
     found, handles = blocks.find_blocks(view, scale, codes[starts])
     sorted_out = np.zeros(len(codes), np.uint64)
+    positions = np.empty(len(codes), np.int32)
     begins, stops = starts[found].tolist(), ends[found].tolist()
     for batch in range(0, len(handles), blocks.BATCH_BLOCKS):
         opened = blocks.open_blocks(view, handles[batch : batch + blocks.BATCH_BLOCKS], cache)
         for i, block in enumerate(opened, batch):
             begin, end = begins[i], stops[i]
-            if len(block.table) == 1:
-                sorted_out[begin:end] = block.table[0]
-            else:
-                sorted_out[begin:end] = label_block.points(block, local[begin:end])
+            table = block.table
+            if len(table) == 1:
+                sorted_out[begin:end] = table[0]
+                continue
+            # the kernel itself: there may be as many blocks as points, and stored blocks need no checks
+            part = positions[begin:end]
+            positions_at(
+                block.data, block.start, len(table), block.gx, block.gy, block.gz, local[begin:end], part
+            )
+            sorted_out[begin:end] = table[part]
     out[places] = sorted_out
     return out
 
