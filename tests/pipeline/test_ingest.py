@@ -178,6 +178,17 @@ def test_differences_are_found(connection: LocalConnection, tmp_path: Path) -> N
     assert "voxels instead of" in wrong[1]
 
 
+def test_jpeg_instances_cannot_be_verified(connection: LocalConnection, tmp_path: Path) -> None:
+    volume = np.tile(np.arange(32, dtype=np.uint8), (32, 32, 1))
+    options = IngestOptions(instance="em", repo="r", block_size=16, compression="jpeg:95")
+    source = saved(tmp_path / "v.npy", volume)
+    summary = ingest(connection, source, options, tmp_path / "j", quiet)
+    found = stored(connection, summary.node, "em", summary.box, "u1")
+    assert np.abs(found.astype(int) - volume).max() <= 3
+    with pytest.raises(IngestError, match="stores JPEGs"):
+        verify(connection, source, options, summary.node, quiet)
+
+
 def test_refusals(connection: LocalConnection, tmp_path: Path) -> None:
     gray = saved(tmp_path / "g.npy", gray_volume((4, 4, 4)))
     negative = saved(tmp_path / "n.npy", np.full((4, 4, 4), -1, np.int64))

@@ -374,6 +374,9 @@ def verify(
     """
     work = _Ingest(connection, source, options, progress)
     work.node = node
+    info = connection.json("GET", f"/api/node/{node}/{options.instance}/info")
+    if info["Base"]["Compression"].startswith("jpeg"):
+        raise IngestError(f"instance {options.instance!r} stores JPEGs, whose voxels differ a little from the source")
     wrong: list[str] = []
     counts: list[tuple[NDArray[np.uint64], NDArray[np.int64]]] = []
     limit = max(1, min(UNIT_LIMIT_BYTES, options.memory_bytes // MEMORY_SHARE))
