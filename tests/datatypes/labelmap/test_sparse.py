@@ -180,3 +180,20 @@ def test_refusals(volume: tuple[Labels, np.ndarray], path: str, error: type[Exce
 def test_header_of_binary_blocks(volume: tuple[Labels, np.ndarray]) -> None:
     body = volume[0].get("sparsevol/2?format=blocks")
     assert struct.unpack_from("<IIIQ", body) == (2, 2, 2, 2)
+
+
+def test_index_grids(volume: tuple[Labels, np.ndarray]) -> None:
+    labels, dense = volume
+    grid = labels.get("fvdb/6?name=some")
+    mask = dense[1] == 6
+    assert struct.unpack_from("<Q", grid, 656)[0] == int(mask.sum()) + 1
+    assert grid[40:45] == b"some\0"
+    z, y, x = np.nonzero(mask)
+    box = (x.min() - 16, y.min(), z.min() - 16, x.max() - 16, y.max(), z.max() - 16)
+    assert struct.unpack_from("<6i", grid, 672 + 64) == box
+    with pytest.raises(NotFound):
+        labels.get("fvdb/999")
+    with pytest.raises(BadRequest):
+        labels.get("fvdb/6?scale=3")
+    with pytest.raises(BadRequest):
+        labels.get('fvdb/6?name=a"b')

@@ -24,7 +24,7 @@ from fascicle.datatypes.labelmap.requests import indexed, label_argument
 from fascicle.datatypes.labelmap.voxels import SCALE, SUPERVOXELS, block_size, scale_of
 from fascicle.datatypes.voxel_requests import INT32_MAX, INT32_MIN, Triple, parse_integer, parse_triple
 from fascicle.errors import BadRequest, NoContent, NotFound
-from fascicle.formats import label_block, sparse_volume
+from fascicle.formats import label_block, nanovdb, sparse_volume
 from fascicle.formats.block_code import block_xyz
 from fascicle.versions.resolution import VersionedView
 
@@ -297,6 +297,33 @@ def get_sparsevol_size(call: Call) -> Reply:
     return Answer(text.encode(), "application/json")
 
 
+def get_fvdb(call: Call) -> Reply:
+    """The voxels of a body as a NanoVDB index grid."""
+    indexed(call)
+    label = label_argument(call)
+    scale = scale_of(call)
+    name = call.query.get("name") or f"label_{label}"
+    if not (name.isascii() and name.isprintable()) or set(name) & set('"\\/'):
+        raise BadRequest(f"the name of a grid must be plain text, not {name!r}")
+    rows = rows_of_label(call, label, call.flag("supervoxels"))
+    codes = blocks.coarser(rows.blocks(), scale)
+    body = Volume(call.view, scale, codes, rows.supervoxels()[0], block_size(call), None)
+    found = []
+    for corner, block, wanted in body.parts():
+        origins, masks = nanovdb.masks_of(label_block.decode(block.with_table(wanted.astype(np.uint64))) != 0)
+        found.append((origins + corner, masks))
+    if not any(len(origins) for origins, _ in found):
+        raise BadRequest(f"label {label} has no voxels at scale {scale}")
+    grid = nanovdb.encode_on_index(
+        np.concatenate([origins for origins, _ in found]),
+        np.concatenate([masks for _, masks in found]),
+        call.instance.properties["VoxelSize"],
+        name,
+    )
+    headers = [("Content-Disposition", f'attachment; filename="{name}.nvdb"')]
+    return Answer(grid, "application/octet-stream", headers=headers)
+
+
 _BOUNDS = Option("minx, maxx, miny, maxy, minz, maxz", "inclusive bounds in voxels of the scale; each may be left out")
 _SPARSE = (
     Option("format", "rles (default), srles (runs without a header, streamed) or blocks (bit masks, streamed)"),
@@ -346,6 +373,14 @@ ROUTES = (
         "Voxels, number of blocks and enclosing box of a body.",
         "<label>",
         (SUPERVOXELS,),
+        work=Work.HEAVY,
+    ),
+    Route(
+        "fvdb",
+        {"GET": get_fvdb},
+        "The voxels of a body as a NanoVDB index grid (OnIndex).",
+        "<label>",
+        (SCALE, SUPERVOXELS, Option("name", "of the grid and the file; default label_<label>")),
         work=Work.HEAVY,
     ),
 )
