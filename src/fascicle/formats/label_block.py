@@ -253,13 +253,11 @@ def points_index(block: Block, xyz: NDArray[np.int64]) -> NDArray[np.int32]:
     """Table positions i32[k] of voxels [k,3] (x, y, z inside of the block); -1 in uninitialised sub-blocks."""
     parts = opened(block)
     points_xyz = frozen(np.asarray(xyz, np.int64).reshape(-1, 3))
-    depth, height, width = parts.shape_zyx
-    if points_xyz.size and (points_xyz.min() < 0 or (points_xyz.max(axis=0) >= (width, height, depth)).any()):
-        raise ValueError(f"a point lies outside of the block of {width} x {height} x {depth} voxels")
     out = np.empty(len(points_xyz), np.int32)
-    label_codec.positions_at(
+    if not label_codec.positions_at(
         parts.data, parts.start, len(parts.table), parts.gx, parts.gy, parts.gz, points_xyz, out
-    )
+    ):
+        raise ValueError(f"a point lies outside of the block of {parts.shape_zyx} (z, y, x) voxels")
     return out
 
 

@@ -15,6 +15,7 @@ from numba import njit
 from fascicle.kernels.memory import (
     copy_bytes,
     count_ones,
+    leading_zeros,
     load_u16,
     load_u32,
     load_u64,
@@ -30,15 +31,10 @@ BAD_POSITION = 3
 BAD_VALUE = 4
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True, forceinline=True)
 def bits_for(count):  # type: ignore[no-untyped-def]
     """Bits per value of a sub-block with `count` labels: 0 for 0 and 1, else the bit length of count - 1."""
-    bits = 0
-    rest = count - 1
-    while rest > 0:
-        bits += 1
-        rest >>= 1
-    return bits
+    return 64 - np.int64(leading_zeros(np.uint64(max(count, 1) - 1)))
 
 
 @njit(cache=True, nogil=True)
@@ -123,8 +119,8 @@ def _grown(slots, table, n):  # type: ignore[no-untyped-def]
 def distinct(block, z0, y0, x0, local, found, slots, stamps, stamp):  # type: ignore[no-untyped-def]
     """Distinct labels of a sub-block of a dense, contiguous block, in order of appearance.
 
-    They go to found u64[512], the number of each voxel's label to local i16[512]; `slots` i16[1024] and `stamps` i32[1024]
-    are scratch, `stamp` a number that was not used with them before. Returns how many labels there are.
+    They go to found u64[512], the number of each voxel's label to local i16[512]; `slots` i16[1024] and `stamps`
+    i32[1024] are scratch, `stamp` a number that was not used with them before. Returns how many labels there are.
     """
     row_bytes = 8 * block.shape[2]
     plane_bytes = row_bytes * block.shape[1]
@@ -132,7 +128,7 @@ def distinct(block, z0, y0, x0, local, found, slots, stamps, stamp):  # type: ig
     n = 1
     last = load_u64(block, corner)
     found[0] = last
-    number = 0
+    number = np.int64(0)
     v = 0
     for z in range(8):
         for y in range(8):
@@ -150,14 +146,14 @@ def distinct(block, z0, y0, x0, local, found, slots, stamps, stamp):  # type: ig
                 label = load_u64(block, at + 8 * x)
                 if label != last:
                     last = label
-                    number = -1
+                    number = np.int64(-1)
                     if n <= 12:
                         for i in range(n):
                             if found[i] == label:
-                                number = i
+                                number = np.int64(n)p.int64(i)
                                 break
                         if number < 0:
-                            number = n
+                            number = np.int64(n)
                             found[n] = label
                             n += 1
                             if n == 13:
@@ -175,7 +171,7 @@ def distinct(block, z0, y0, x0, local, found, slots, stamps, stamp):  # type: ig
                                 break
                             slot = (slot + 1) & 1023
                         if number < 0:
-                            number = n
+                            number = np.int64(n)
                             found[n] = label
                             stamps[slot] = stamp
                             slots[slot] = n
@@ -506,11 +502,17 @@ def check(data, start, n, gx, gy, gz, counts):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def positions_at(data, start, n, gx, gy, gz, xyz, out):  # type: ignore[no-untyped-def]
-    """Table positions i32[k] of voxels i64[k,3] (x, y, z inside of the block); -1 in uninitialised sub-blocks."""
+    """Table positions i32[k] of voxels i64[k,3] (x, y, z inside of the block); -1 in uninitialised sub-blocks.
+
+    False if a voxel lies outside of the block.
+    """
+    for p in range(xyz.shape[0]):
+        out[p] = 0
+        for axis, size in enumerate((8 * gx, 8 * gy, 8 * gz)):
+            if xyz[p, axis] < 0 or xyz[p, axis] >= size:
+                return False
     if n == 1:
-        for p in range(xyz.shape[0]):
-            out[p] = 0
-        return
+        return True
     nsb = gx * gy * gz
     lists = np.empty(nsb, np.int32)
     values = np.empty(nsb, np.int32)
@@ -541,6 +543,7 @@ def positions_at(data, start, n, gx, gy, gz, xyz, out):  # type: ignore[no-untyp
                 pair |= np.int64(data[byte + 1])
             value = (pair >> (16 - (bit & 7) - bits)) & ((1 << bits) - 1)
         out[p] = np.int32(load_u32(data, lists[i] + 4 * value))
+    return True
 
 
 @njit(cache=True, nogil=True)
