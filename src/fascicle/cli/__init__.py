@@ -16,6 +16,7 @@ _COMMANDS = {
     "repo": ("fascicle.cli.repo", "repo", "Make, list and show repos of a store."),
     "backup": ("fascicle.cli.backup", "backup", "Copy a store, also while it is in use."),
     "check": ("fascicle.cli.check", "check", "Read all of a store and verify every checksum."),
+    "compact": ("fascicle.cli.compact", "compact", "Give back the space of values that are no longer used."),
     "about": ("fascicle.cli.about", "about", "Versions of this program and of what it stands on."),
 }
 """name -> (module, attribute, one line of help)"""

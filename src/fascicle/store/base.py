@@ -172,7 +172,8 @@ class Store(ABC):
         """Run `change` in a write transaction, in the order of submission, and call `done` once it is durable.
 
         Several changes may share one durable commit. A change that raises leaves nothing behind and does not hurt the
-        others; its error is the outcome. `change` and `done` run in the store's writer thread.
+        others; its error is the outcome. `change` and `done` run in the store's writer thread. Rarely a change has to
+        run again before it is committed, so it must depend on nothing but its transaction.
         """
 
     def write(self, change: Callable[[WriteTransaction], T]) -> T:
@@ -195,6 +196,10 @@ class Store(ABC):
     @abstractmethod
     def check(self) -> list[str]:
         """Read everything and verify every checksum; one line for each thing that is wrong."""
+
+    def compact(self) -> int:
+        """Give back the space of values that nothing refers to any more; how many bytes that were."""
+        return 0
 
     @abstractmethod
     def statistics(self) -> StoreStatistics:
