@@ -4,6 +4,8 @@ A message names the thing, the value that was given and what would have been rig
 the answer. Errors that are not of this hierarchy are defects and become a 500.
 """
 
+import msgspec
+
 
 class FascicleError(Exception):
     """Base of all expected errors."""
@@ -100,3 +102,7 @@ class StoreFull(StoreError):
 
 class ConflictError(BadRequest):
     """A key has several values that do not descend from each other at a merged version."""
+
+
+NOT_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding a client's JSON raises: wrong syntax or types, bytes that are no UTF-8, lists nested without end."""

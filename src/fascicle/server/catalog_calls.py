@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fascicle.datatypes.base import Answer
-from fascicle.errors import BadRequest
+from fascicle.errors import NOT_JSON, BadRequest
 from fascicle.server.requests import Request
 from fascicle.store.base import ReadTransaction
 from fascicle.versions.catalog import Catalog, CatalogEditor
@@ -38,7 +38,7 @@ class CatalogCall:
             return {}
         try:
             given = msgspec.json.decode(self.body)
-        except msgspec.DecodeError as error:
+        except NOT_JSON as error:
             raise BadRequest(f"Malformed JSON request in body: {error}") from None
         if not isinstance(given, dict):
             raise BadRequest("Malformed JSON request in body: an object was expected")

@@ -12,7 +12,7 @@ import msgspec
 from fascicle.datatypes import registry
 from fascicle.datatypes.base import ANY_METHOD, Answer, Call, Change, Commit, Option, Reply, Route, Work
 from fascicle.datatypes.change import MIN_MUTATION_ID, StoreChange
-from fascicle.errors import BadCall, BadRequest, NotFound
+from fascicle.errors import NOT_JSON, BadCall, BadRequest, NotFound
 from fascicle.mutations import blobs, records
 from fascicle.server import help_pages
 from fascicle.server.descriptions import Describer
@@ -37,7 +37,7 @@ def text_object(body: bytes) -> dict[str, str]:
         return {}
     try:
         return msgspec.json.decode(body, type=dict[str, str])
-    except msgspec.DecodeError as error:
+    except NOT_JSON as error:
         raise BadRequest(f"Malformed JSON request in body: a flat object of strings was expected: {error}") from None
 
 
@@ -60,7 +60,7 @@ def _change_tags(call: Call) -> Commit:
 def _sync(call: Call) -> Commit:
     try:
         given = msgspec.json.decode(call.body, type=dict[str, Any])
-    except msgspec.DecodeError as error:
+    except NOT_JSON as error:
         raise BadRequest(f"Malformed JSON request in body: {error}") from None
     named = given.get("sync")
     if not isinstance(named, str):

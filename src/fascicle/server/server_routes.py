@@ -13,7 +13,7 @@ import msgspec
 from fascicle import __version__
 from fascicle.datatypes import registry
 from fascicle.datatypes.base import Answer
-from fascicle.errors import BadRequest, FascicleError, NotFound
+from fascicle.errors import NOT_JSON, BadRequest, FascicleError, NotFound
 from fascicle.mutations import blobs
 from fascicle.server import help_pages, instance_routes, node_routes, repo_routes
 from fascicle.server.requests import Request
@@ -191,7 +191,7 @@ def _settings(app: Application, request: Request, body: bytes) -> Answer:
     try:
         given = msgspec.json.decode(body, type=dict[str, str | int])
         values = {name.lower(): int(value) for name, value in given.items()}
-    except (msgspec.DecodeError, ValueError) as error:
+    except (*NOT_JSON, ValueError) as error:
         raise BadRequest(f"settings must be a JSON object of whole numbers: {error}") from None
     lines = []
     if "throttle" in values:

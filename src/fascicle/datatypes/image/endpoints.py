@@ -52,7 +52,7 @@ from fascicle.datatypes.voxel_requests import (
     parse_triple,
     parse_volume,
 )
-from fascicle.errors import BadRequest
+from fascicle.errors import NOT_JSON, BadRequest
 from fascicle.store.base import inline_value
 
 LZ4_ANSWER_BYTES = 256 << 20
@@ -96,7 +96,7 @@ def refuse_resolution(call: Call) -> Reply:
 def _document(call: Call) -> object:
     try:
         return msgspec.json.decode(call.body)
-    except msgspec.DecodeError as error:
+    except NOT_JSON as error:
         raise BadRequest(f"the body is not valid JSON: {error}") from None
 
 

@@ -11,7 +11,7 @@ import msgspec
 from fascicle.datatypes.base import ANY_METHOD, Answer, Call, Change, Commit, Datatype, Option, Reply, Route, Work
 from fascicle.datatypes.keyvalue import byte_ranges, messages, tar, text_keys, values
 from fascicle.datatypes.keyvalue.messages import Ranged
-from fascicle.errors import BadRequest, NotFound
+from fascicle.errors import NOT_JSON, BadRequest, NotFound
 from fascicle.store.base import Store
 from fascicle.versions.resolution import VersionedView
 
@@ -190,7 +190,7 @@ def _as_json(call: Call, pairs: Pairs) -> Answer:
 def _check_json(key: bytes, value: bytes) -> None:
     try:
         msgspec.json.decode(value, type=msgspec.Raw)
-    except msgspec.DecodeError as error:
+    except NOT_JSON as error:
         raise BadRequest(f'value of key "{text_keys.shown(key)}" is not valid JSON: {error}') from None
 
 
@@ -203,11 +203,11 @@ def _wanted(call: Call, as_protobuf: bool) -> list[Ranged]:
         return messages.decode_keys(call.body)
     try:
         return [(text_keys.encoded(key), None, None) for key in _keys_decoder.decode(call.body)]
-    except msgspec.DecodeError:
+    except NOT_JSON:
         pass
     try:
         wanted = _wanted_decoder.decode(call.body)
-    except msgspec.DecodeError as error:
+    except NOT_JSON as error:
         if call.body.strip() == b"null":
             return []
         raise BadRequest(f'GET /keyvalues on 0 keys, data "{call.instance.name}": {error}') from None

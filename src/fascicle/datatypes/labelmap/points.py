@@ -15,7 +15,7 @@ from fascicle.datatypes.labelmap.mapping import Mapping, mapping_at
 from fascicle.datatypes.labelmap.requests import checked_hash
 from fascicle.datatypes.labelmap.voxels import SCALE, SUPERVOXELS, block_size, mapping_of, scale_of
 from fascicle.datatypes.voxel_requests import Triple, parse_triple
-from fascicle.errors import BadRequest
+from fascicle.errors import NOT_JSON, BadRequest
 from fascicle.formats import label_block
 from fascicle.formats.block_code import LIMIT, block_codes
 from fascicle.kernels.arrays import frozen
@@ -109,7 +109,7 @@ def parse_points(data: bytes) -> I64:
     try:
         listed: Any = _points.decode(data)
         return np.array(listed, np.int64).reshape(-1, 3)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except NOT_JSON as error:
         raise BadRequest(f"points must be a JSON list of [x,y,z]: {error}") from None
     except OverflowError:
         raise BadRequest(f"coordinates must lie within {_INT64_MIN} to {_INT64_MAX}") from None

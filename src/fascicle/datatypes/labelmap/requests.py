@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fascicle.datatypes.base import Answer, Call
-from fascicle.errors import BadRequest
+from fascicle.errors import NOT_JSON, BadRequest
 from fascicle.kernels import decimal
 
 U64 = NDArray[np.uint64]
@@ -53,7 +53,7 @@ def id_list(data: bytes, what: str) -> list[int]:
     """A JSON list of unsigned 64-bit integers. Raises BadRequest naming `what` the list is for."""
     try:
         ids = _ids.decode(data)
-    except msgspec.MsgspecError as error:
+    except NOT_JSON as error:
         raise BadRequest(f"{what} must be a JSON list of labels: {error}") from None
     if ids and (min(ids) < 0 or max(ids) > MAX_U64):
         raise BadRequest(f"{what} must be a JSON list of unsigned 64-bit integers")

@@ -16,7 +16,7 @@ import msgspec
 
 from fascicle.datatypes.base import Answer, Call, Change, Commit, Reply, Route
 from fascicle.datatypes.labelmap import blocks, counters
-from fascicle.errors import BadRequest
+from fascicle.errors import NOT_JSON, BadRequest
 from fascicle.store.base import ReadTransaction
 from fascicle.versions import keys
 from fascicle.versions.model import Instance
@@ -216,7 +216,7 @@ def metadata(instance: Instance, view: VersionedView) -> dict[str, Any]:
 def _document(call: Call, what: str) -> Any:
     try:
         return msgspec.json.decode(call.body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except NOT_JSON as error:
         raise BadRequest(f"{what} must be JSON: {error}") from None
 
 
