@@ -220,7 +220,7 @@ def rounds(server: RunningServer, count: int) -> None:
     playing.count()
     assert playing.edits >= count / 2, "there was hardly anything to lose"
     print(
-        f"{count} rounds, {playing.writes} writes of keys, {playing.edits} edits of labelmaps, {playing.unanswered} more "
+        f"{count} rounds, {playing.writes} keys written, {playing.edits} edits of labelmaps, {playing.unanswered} more "
         f"had happened without an answer, slowest start {playing.slowest_start_s:.2f} s"
     )
 
