@@ -66,9 +66,12 @@ class Counters:
     next_repo: int = 1
 
     @classmethod
-    def read(cls, txn: ReadTransaction) -> Counters:
-        row = txn.get(_STATE_KEY)
+    def of(cls, row: bytes | None) -> Counters:
         return cls() if row is None else cls(*_STATE.unpack(row))
+
+    @classmethod
+    def read(cls, txn: ReadTransaction) -> Counters:
+        return cls.of(txn.get(_STATE_KEY))
 
     def write(self, txn: WriteTransaction) -> None:
         txn.put(_STATE_KEY, _STATE.pack(self.sequence, self.next_version, self.next_instance, self.next_repo))
@@ -84,6 +87,8 @@ class Catalog:
     def __init__(self, over: Catalog | None = None) -> None:
         self.sequence: int = 0 if over is None else over.sequence
         self.transaction = -1
+        self.state_row: bytes | None = b""
+        """The row of counters when this catalog was last brought up to date; b"" before."""
         self.lineage: Lineage = Lineage(None if over is None else over.lineage)
         self._over = over
         self._repos: MutableMapping[int, Repo] = _table(over and over._repos)
@@ -232,7 +237,8 @@ class Catalog:
 
     def refresh(self, txn: ReadTransaction) -> None:
         """Read what has changed since this catalog was last brought up to date."""
-        sequence = Counters.read(txn).sequence
+        state_row = txn.get(_STATE_KEY)
+        sequence = Counters.of(state_row).sequence
         if sequence != self.sequence:
             first = self.sequence + 1
             lines = list(txn.scan(_CHANGES + _SEQUENCE.pack(first), _CHANGES + _SEQUENCE.pack(sequence + 1)))
@@ -243,6 +249,7 @@ class Catalog:
                 for _, line in lines:
                     self._take_row(txn, line[:1], _ID.unpack_from(line, 1)[0])
             self.sequence = sequence
+        self.state_row = state_row
         self.transaction = txn.number
 
     def _reload(self, txn: ReadTransaction) -> None:
@@ -335,10 +342,10 @@ class CatalogCache:
 
         It must be used by that transaction only, and only until something else has written rows in it.
         """
-        with self._lock:
-            shared = self._shared
-            if Counters.read(txn).sequence == shared.sequence:
-                return shared
+        shared = self._shared
+        if txn.get(_STATE_KEY) == shared.state_row:
+            return shared
+        with self._lock:  # nobody may bring the shared one up to date while ours is being made
             own = Catalog(shared)
             own.refresh(txn)
             return own
