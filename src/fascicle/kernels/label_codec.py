@@ -150,7 +150,7 @@ def distinct(block, z0, y0, x0, local, found, slots, stamps, stamp):  # type: ig
                     if n <= 12:
                         for i in range(n):
                             if found[i] == label:
-                                number = np.int64(n)p.int64(i)
+                                number = np.int64(i)
                                 break
                         if number < 0:
                             number = np.int64(n)
