@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from labelmap_instances import Labels
 
+from fascicle.datatypes.labelmap import slabs
 from fascicle.datatypes.labelmap.events import BlockChange
 from fascicle.errors import FascicleError
 from fascicle.formats import label_block
@@ -71,6 +72,20 @@ def test_compressions_of_answers_agree() -> None:
     assert gzip.decompress(labels.get(box + "?compression=gzip")) == expected.tobytes()
     packed = labels.get(box + "?compression=lz4")
     assert lz4.block.decompress(packed, uncompressed_size=expected.nbytes) == expected.tobytes()
+
+
+@pytest.mark.parametrize("slab_bytes", [1, 5000, 40000])
+@pytest.mark.parametrize("kept", [0, 1000])
+def test_small_slabs_make_the_same_volume(monkeypatch: pytest.MonkeyPatch, slab_bytes: int, kept: int) -> None:
+    labels = new_labels(0)
+    dense = cells((48, 32, 32), 5, 2)
+    post(labels, dense)
+    monkeypatch.setattr(slabs, "SLAB_BYTES", slab_bytes)
+    monkeypatch.setattr(slabs, "KEPT_BLOCKS", kept)
+    assert np.array_equal(read(labels, (40, 20, 23), (3, 9, 5)), dense[5:45, 9:29, 3:26])
+    wide = read(labels, (20, 60, 70), (-10, -20, -2))
+    assert np.array_equal(wide[2:, 20:52, 10:42], dense[:18])
+    assert wide.sum() == dense[:18].sum()
 
 
 def test_google_compressions() -> None:

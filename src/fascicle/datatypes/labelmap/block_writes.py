@@ -291,6 +291,13 @@ def commit_blocks(
         raise
 
     def apply(change: Change) -> None:
+        try:
+            store(change)
+        except BaseException:
+            lock.release()
+            raise
+
+    def store(change: Change) -> None:
         current = plan
         if blocks.voxel_writes(change.view) != plan.mark:
             current = planned(change.view)

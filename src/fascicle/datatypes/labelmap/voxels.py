@@ -43,6 +43,9 @@ Found: TypeAlias = Iterator[tuple[NDArray[np.uint64], list[bytes]]]
 GZIP_WINDOW = 31
 """The `wbits` of a gzip stream."""
 
+CACHED_VOXELS = 1 << 24
+"""Volumes up to this size keep their blocks inflated for the next request; larger ones would only flush the cache."""
+
 ROI = Option("roi", "name of a region of interest; refused while this server has no such data")
 SCALE = Option("scale", "resolution level, 0 (default) is the finest")
 SUPERVOXELS = Option("supervoxels", "true: supervoxels instead of bodies")
@@ -104,10 +107,10 @@ def get_raw(call: Call) -> Reply:
     raise BadRequest(f'unknown compression type "{compression}": it can be none, lz4, gzip, google or googlegzip')
 
 
-def _slabs(call: Call, request: VolumeRequest, scale: int) -> Iterator[U64]:
+def _slabs(call: Call, request: VolumeRequest, scale: int, whole_planes: bool = False) -> Iterator[U64]:
     view = call.view
-    cache = cache_of(call.store) if request.voxels <= 1 << 24 else None
-    return slabs(view, scale, request, block_size(call), mapping_of(call, view), cache)
+    cache = cache_of(call.store) if request.voxels <= CACHED_VOXELS else None
+    return slabs(view, scale, request, block_size(call), mapping_of(call, view), cache, whole_planes)
 
 
 def _plain(parts: Iterable[U64]) -> Pieces:
@@ -168,7 +171,7 @@ def _google(call: Call, request: VolumeRequest, scale: int, gzipped: bool) -> An
     if request.size_xyz == size and request.is_aligned(size):
         body = _google_block(call, request, scale, gzipped)
     else:
-        parts = compressed_segmentation.encode_slabs(_slabs(call, request, scale), request.shape_zyx)
+        parts = compressed_segmentation.encode_slabs(_slabs(call, request, scale, True), request.shape_zyx)
         body = igzip.compress(parts, 1) if gzipped else parts
     headers = [("Content-Encoding", "gzip")] if gzipped else []
     return Answer(body, "application/octet-stream", headers=headers)
