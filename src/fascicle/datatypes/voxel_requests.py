@@ -16,6 +16,8 @@ Triple = tuple[int, int, int]
 
 PAYLOAD_LIMIT_BYTES = 3 << 30
 """The largest answer or body of dense voxels."""
+PICTURE_LIMIT_BYTES = 512 << 20
+"""The same for what is encoded as one picture, which has to be in memory as a whole."""
 INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
 
 _DIMS = {
@@ -202,13 +204,13 @@ def parse_request(keyword: str, args: Sequence[str]) -> VolumeRequest | SliceReq
     return checked(parse_slice(plane, args[1], args[2]))
 
 
-def check_payload(request: VolumeRequest | SliceRequest, bytes_per_voxel: int) -> int:
+def check_payload(
+    request: VolumeRequest | SliceRequest, bytes_per_voxel: int, limit_bytes: int = PAYLOAD_LIMIT_BYTES
+) -> int:
     """The size of the dense voxels in bytes; BadRequest if it exceeds the limit."""
     size_bytes = request.voxels * bytes_per_voxel
-    if size_bytes > PAYLOAD_LIMIT_BYTES:
-        raise BadRequest(
-            f"Requested payload ({size_bytes} bytes) exceeds this DVID server's set limit ({PAYLOAD_LIMIT_BYTES})"
-        )
+    if size_bytes > limit_bytes:
+        raise BadRequest(f"Requested payload ({size_bytes} bytes) exceeds this DVID server's set limit ({limit_bytes})")
     return size_bytes
 
 

@@ -40,6 +40,7 @@ from fascicle.datatypes.slice_images import ImageFormat, encode_image, parse_for
 from fascicle.datatypes.voxel_requests import (
     INT32_MAX,
     PAYLOAD_LIMIT_BYTES,
+    PICTURE_LIMIT_BYTES,
     SliceRequest,
     Triple,
     VolumeRequest,
@@ -120,9 +121,11 @@ def _get_voxels(call: Call, isotropic: bool) -> Answer:
     if isinstance(request, SliceRequest):
         image_format = parse_format(suffix)
         source = request.isotropic_source(call.instance.properties["VoxelSize"]) if isotropic else request
-        check_payload(source, reader.layout.bytes_per_voxel)
+        for picture in (source, request):
+            check_payload(picture, reader.layout.bytes_per_voxel, PICTURE_LIMIT_BYTES)
         return Answer(_slice_file(reader, source, request, image_format), image_format.content_type)
     if suffix in ("jpg", "jpeg"):
+        check_payload(request, reader.layout.bytes_per_voxel, PICTURE_LIMIT_BYTES)
         return Answer(_volume_jpeg(reader, request), "image/jpeg")
     if call.query.get("compression") == "lz4":
         return Answer.binary(_lz4_volume(reader, request))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fascicle.datatypes.image.block_reader import BlockReader
 from fascicle.datatypes.image.blocks import Voxels
-from fascicle.datatypes.voxel_requests import INT32_MAX, INT32_MIN, PAYLOAD_LIMIT_BYTES
+from fascicle.datatypes.voxel_requests import INT32_MAX, INT32_MIN, PICTURE_LIMIT_BYTES
 from fascicle.errors import BadRequest
 
 Vector = tuple[float, float, float]
@@ -48,9 +48,9 @@ def parse_oblique(args: Sequence[str]) -> ObliqueSlice:
     request = ObliqueSlice(_vector(args[0]), _vector(args[1]), _vector(args[2]), resolution)
     across, down = request.steps
     pixels = (across + 1) * (down + 1)
-    if pixels > PAYLOAD_LIMIT_BYTES:
+    if pixels > PICTURE_LIMIT_BYTES:
         raise BadRequest(
-            f"Requested payload ({pixels} pixels) exceeds this DVID server's set limit ({PAYLOAD_LIMIT_BYTES})"
+            f"Requested payload ({pixels} pixels) exceeds this DVID server's set limit ({PICTURE_LIMIT_BYTES})"
         )
     return request
 
