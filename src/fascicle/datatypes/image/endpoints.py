@@ -121,8 +121,9 @@ def _get_voxels(call: Call, isotropic: bool) -> Answer:
     if isinstance(request, SliceRequest):
         image_format = parse_format(suffix)
         source = request.isotropic_source(call.instance.properties["VoxelSize"]) if isotropic else request
+        limit = PICTURE_LIMIT_BYTES if source == request else PICTURE_LIMIT_BYTES // 8  # averages are made of 64 bits
         for picture in (source, request):
-            check_payload(picture, reader.layout.bytes_per_voxel, PICTURE_LIMIT_BYTES)
+            check_payload(picture, reader.layout.bytes_per_voxel, limit)
         return Answer(_slice_file(reader, source, request, image_format), image_format.content_type)
     if suffix in ("jpg", "jpeg"):
         check_payload(request, reader.layout.bytes_per_voxel, PICTURE_LIMIT_BYTES)
