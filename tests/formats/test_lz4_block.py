@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fascicle.errors import BadRequest
 from fascicle.formats import lz4_block
 
 noise = st.binary(max_size=400)
@@ -73,3 +74,35 @@ def test_incompressible_data_stays_right() -> None:
     assembler = lz4_block.Lz4Assembler()
     block = assembler.feed(data) + assembler.feed(bytes(100)) + assembler.finish()
     assert lz4.block.decompress(block, uncompressed_size=len(data) + 100) == data + bytes(100)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    parts=st.lists(st.tuples(st.binary(max_size=12), st.integers(0, 70000)), max_size=6),
+    piece=st.integers(1, 300000),
+)
+def test_blocks_are_decoded_in_pieces(parts: list[tuple[bytes, int]], piece: int) -> None:
+    data = b"".join(part * (length // max(1, len(part))) for part, length in parts)
+    packed = lz4.block.compress(data, store_size=False)
+    with mock.patch.object(lz4_block, "PIECE_BYTES", piece):
+        found = [bytes(part) for part in lz4_block.decompress_stream(packed, len(data))]
+    assert b"".join(found) == data
+    assert all(len(part) <= piece + lz4_block.HISTORY_BYTES for part in found)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.binary(max_size=200), size=st.integers(0, 3000), cut=st.integers(0, 40))
+def test_what_is_no_block_is_refused(data: bytes, size: int, cut: int) -> None:
+    for block in (data, lz4.block.compress(data * 9, store_size=False)[:cut]):
+        try:
+            expected = lz4.block.decompress(block, uncompressed_size=size) if size else None
+        except lz4.block.LZ4BlockError:
+            expected = None
+        try:
+            found = b"".join(bytes(part) for part in lz4_block.decompress_stream(block, size))
+        except BadRequest:
+            assert expected is None or len(expected) != size
+        else:
+            assert len(found) == size
+            if expected is not None:
+                assert found == expected

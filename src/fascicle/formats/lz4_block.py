@@ -16,7 +16,8 @@ import lz4.block
 import numpy as np
 from numpy.typing import NDArray
 
-from fascicle.kernels import lz4_sequences
+from fascicle.errors import BadRequest
+from fascicle.kernels import lz4_decoding, lz4_sequences
 from fascicle.kernels.arrays import Buffer, frozen_bytes
 
 PIECE_BYTES = 4 << 20
@@ -84,3 +85,33 @@ def compress_stream(slabs: Iterable[NDArray[np.uint64]], size_bytes: int) -> Ite
     if done != size_bytes:
         raise ValueError(f"the slabs had {done} bytes, not {size_bytes}")
     yield assembler.finish()
+
+
+HISTORY_BYTES = 1 << 16
+"""How far back a match may reach."""
+
+_PROBLEMS = {
+    lz4_decoding.TRUNCATED: "ends inside of a sequence",
+    lz4_decoding.BAD_OFFSET: "refers to what is not there",
+}
+
+
+def decompress_stream(block: Buffer, size_bytes: int) -> Iterator[NDArray[np.uint8]]:
+    """What a raw LZ4 block holds, in pieces u8; BadRequest if it is malformed or does not hold `size_bytes`."""
+    data = frozen_bytes(block)
+    state = np.zeros(lz4_decoding.STATE, np.int64)
+    window = np.empty(HISTORY_BYTES + min(PIECE_BYTES, size_bytes + 1), np.uint8)
+    begin, done = 0, 0
+    while state[1] != lz4_decoding.DONE:
+        problem, end = lz4_decoding.decode(data, state, window, begin, len(window))
+        if problem:
+            raise BadRequest(f"the LZ4 block of {data.size} bytes {_PROBLEMS[problem]}")
+        done += end - begin
+        if done > size_bytes:
+            raise BadRequest(f"the LZ4 block of {data.size} bytes holds more than {size_bytes} bytes")
+        yield window[begin:end].copy()
+        kept = min(end, HISTORY_BYTES)
+        window[:kept] = window[end - kept : end].copy()
+        begin = kept
+    if done != size_bytes:
+        raise BadRequest(f"the LZ4 block of {data.size} bytes holds {done} bytes instead of {size_bytes}")

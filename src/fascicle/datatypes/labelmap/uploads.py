@@ -10,7 +10,6 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import lz4.block
 import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
@@ -26,9 +25,10 @@ from fascicle.datatypes.voxel_requests import (
     parse_request,
 )
 from fascicle.errors import BadRequest
-from fascicle.formats import label_block
+from fascicle.formats import label_block, lz4_block
 from fascicle.formats.block_code import block_code
 from fascicle.formats.label_block import LabelBlock
+from fascicle.kernels.arrays import Buffer, frozen_bytes
 
 U64 = NDArray[np.uint64]
 
@@ -69,7 +69,7 @@ def _encoded(item: tuple[int, U64]) -> tuple[int, tuple[bytes, LabelBlock]]:
     return item[0], stored_of(item[1])
 
 
-def _dense_pieces(call: Call, request: VolumeRequest) -> Iterable[bytes]:
+def _dense_pieces(call: Call, request: VolumeRequest) -> Iterable[Buffer]:
     """The bytes of the dense volume, whatever they came packed in."""
     compression = call.query.get("compression", "")
     if compression in ("", "none"):
@@ -77,16 +77,8 @@ def _dense_pieces(call: Call, request: VolumeRequest) -> Iterable[bytes]:
     if compression == "gzip":
         return _inflated(call.pieces())
     if compression == "lz4":
-        return (_unpacked(b"".join(call.pieces()), 8 * request.voxels),)
+        return lz4_block.decompress_stream(b"".join(call.pieces()), 8 * request.voxels)
     raise BadRequest(f'unknown compression type "{compression}": it can be none, lz4 or gzip')
-
-
-def _unpacked(data: bytes, size: int) -> bytes:
-    try:
-        unpacked: bytes = lz4.block.decompress(data, uncompressed_size=size)
-    except lz4.block.LZ4BlockError as error:
-        raise BadRequest(f"the body is not an LZ4 block of {size} bytes: {error}") from None
-    return unpacked
 
 
 def _inflated(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -103,7 +95,7 @@ def _inflated(pieces: Iterable[bytes]) -> Iterator[bytes]:
         raise BadRequest("the body ends before its gzip stream does")
 
 
-def _dense_blocks(request: VolumeRequest, size: Triple, pieces: Iterable[bytes]) -> Iterator[tuple[int, U64]]:
+def _dense_blocks(request: VolumeRequest, size: Triple, pieces: Iterable[Buffer]) -> Iterator[tuple[int, U64]]:
     """(code, dense block u64[z,y,x]) of a volume whose bytes arrive in pieces."""
     bx, by, bz = size
     sx, sy, _ = request.size_xyz
@@ -121,7 +113,7 @@ def _dense_blocks(request: VolumeRequest, size: Triple, pieces: Iterable[bytes])
 class _Slabs:
     """Cuts a stream of bytes into arrays of one size."""
 
-    def __init__(self, pieces: Iterable[bytes], slab_bytes: int) -> None:
+    def __init__(self, pieces: Iterable[Buffer], slab_bytes: int) -> None:
         self._pieces = iter(pieces)
         self._slab_bytes = slab_bytes
         self._left = memoryview(b"")
@@ -132,7 +124,7 @@ class _Slabs:
         if piece is None:
             return None
         self._received += len(piece)
-        return memoryview(piece)
+        return memoryview(frozen_bytes(piece).data)
 
     def _wrong(self, request: VolumeRequest) -> BadRequest:
         return BadRequest(f"voxels data was {self._received} bytes, expected {8 * request.voxels} bytes for {request}")
