@@ -65,8 +65,8 @@ class ServerSettings(msgspec.Struct, kw_only=True, rename=str.lower):
     """Processes that answer requests."""
     threads: int = 0
     """Threads for heavy requests in each process; 0 means one per core, at least 2."""
-    maxBodyBytes: int = 8 << 30
-    """Largest request body that is read into memory."""
+    maxBodyBytes: int = 1 << 30
+    """Largest request body that is read into memory; bodies that are worked on as they arrive have no limit."""
     bodyTimeoutSeconds: float = 600
     """Longest pause while a request's body arrives."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Callable
@@ -161,6 +162,15 @@ def test_connections_that_end(instance: tuple[str, int, str]) -> None:
     wire = Wire(host, port)
     wire.send(request("GET", f"{path}/key/x"))
     assert wire.answer()[0] == 404
+
+
+def test_heads_without_end(instance: tuple[str, int, str]) -> None:
+    host, port, _ = instance
+    wire = Wire(host, port)
+    with contextlib.suppress(ConnectionError):
+        wire.send(b"GET /", *[b"x" * (1 << 20)] * 40)
+    with contextlib.suppress(ConnectionError):
+        assert wire.answer()[0] == 431
 
 
 def test_an_idle_server_ends_at_once(launch: Callable[..., Any]) -> None:

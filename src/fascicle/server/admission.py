@@ -1,7 +1,7 @@
 """Where work runs: small requests in the event loop, heavy ones in a few threads that yield to it.
 
-Nothing is refused for load, with one exception: of the requests that ask for it (`throttle=on`) only some run at a
-time.
+While the store is cold, small reads run in threads, too. Nothing is refused for load, with one exception: of the
+requests that ask for it (`throttle=on`) only some run at a time.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import os
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
@@ -18,11 +19,15 @@ from fascicle.server.requests import Request
 
 HEAVY_NICENESS = 10
 UPLOAD_THREADS = 32
+COLD_THREADS = 8
+SLOW_READ_S = 0.002
+COLD_S = 0.5
+"""How long small reads run in threads after one had to wait for the disk."""
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread may keep the interpreter while the event loop waits for it."""
 
 
-def _yield_to_others() -> None:
+def yield_to_others() -> None:
     """Let this thread run when the event loop does not need the core (a thread has its own priority on Linux)."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
@@ -34,13 +39,50 @@ class Pools:
 
     def __init__(self, threads: int) -> None:
         self.size = threads or max(2, os.cpu_count() or 2)
-        self.heavy = ThreadPoolExecutor(self.size, "heavy", initializer=_yield_to_others)
-        self.uploads = ThreadPoolExecutor(UPLOAD_THREADS, "upload", initializer=_yield_to_others)
+        self.heavy = ThreadPoolExecutor(self.size, "heavy", initializer=yield_to_others)
+        self.uploads = ThreadPoolExecutor(UPLOAD_THREADS, "upload", initializer=yield_to_others)
+        self.cold = ThreadPoolExecutor(COLD_THREADS, "cold")
         sys.setswitchinterval(SWITCH_INTERVAL_S)
 
     def close(self) -> None:
         self.heavy.shutdown(wait=False, cancel_futures=True)
         self.uploads.shutdown(wait=False, cancel_futures=True)
+        self.cold.shutdown(wait=False, cancel_futures=True)
+
+
+class ColdPages:
+    """Notices that small reads had to wait for the disk: for a while they run in threads, so that none stalls the
+    others.
+
+    Used in the event loop's thread only. A look costs a comparison; the counter of page faults is read after slow
+    requests.
+    """
+
+    def __init__(self) -> None:
+        self._until = 0.0
+        self._faults = -1
+
+    def now(self, time_s: float) -> bool:
+        """Whether small reads should run in threads, at a time of `time.perf_counter`."""
+        return time_s < self._until
+
+    def watch(self, started: float) -> None:
+        """Tell of a small read that began at a time and has just ended."""
+        ended = time.perf_counter()
+        if ended - started > SLOW_READ_S:
+            faults = _major_faults()
+            if 0 <= self._faults < faults:
+                self._until = ended + COLD_S
+            self._faults = faults
+
+
+def _major_faults() -> int:
+    """How often this thread has waited for a page from the disk."""
+    if sys.platform != "linux":
+        return 0
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_majflt
 
 
 class Throttle:

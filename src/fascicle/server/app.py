@@ -23,7 +23,7 @@ from fascicle.datatypes.change import MIN_MUTATION_ID, StoreChange
 from fascicle.errors import BadRequest, FascicleError, Unavailable
 from fascicle.server import answers, catalog_dispatch, instance_routes, server_routes
 from fascicle.server.access_log import AccessLog
-from fascicle.server.admission import Pools, Throttle
+from fascicle.server.admission import ColdPages, Pools, Throttle
 from fascicle.server.bodies import BodyBridge, BodyLimits, Receive
 from fascicle.server.catalog_calls import Edit
 from fascicle.server.connection import Exchange
@@ -68,6 +68,7 @@ class Application:
         self.catalogs = CatalogCache(store)
         self.gates = Gates(settings)
         self.pools = Pools(settings.server.threads)
+        self.cold = ColdPages()
         self.throttle = Throttle(settings.server.maxThrottledOps)
         self.metrics = Metrics()
         self.access_log = AccessLog(settings.logging.requests)
@@ -170,6 +171,8 @@ class Application:
         segments = request.segments
         if len(segments) < 5 or segments[1] != "node" or segments[0] != "api" or request.method == "OPTIONS":
             return False
+        if self.cold.now(request.started):
+            return False
         try:
             self._pass_gates(request)
             with self.store.read() as txn:
@@ -190,6 +193,7 @@ class Application:
             log.exception("%s %s failed", request.method, request.path)
             reply = answers.of_defect()
         self._write_quick(request, reply, exchange)
+        self.cold.watch(request.started)
         return True
 
     def _write_quick(self, request: Request, answer: Answer, exchange: Exchange) -> None:
@@ -298,7 +302,6 @@ class Application:
         """Read the body, or let a thread read it; run the handler; send its answer or make its change."""
         loop = asyncio.get_running_loop()
         if route.streams_body and request.has_body:
-            self.limits.check_size(request.content_length or 0)
             bridge = BodyBridge(self.limits, receive)
             feeding = asyncio.create_task(bridge.feed())
             work = partial(self._run, request, b"", bridge.pieces())
@@ -308,11 +311,13 @@ class Application:
                 feeding.cancel()
         else:
             body = await self.limits.read(receive, request.content_length) if request.has_body else b""
-            if route.work is Work.SMALL:
+            cold = self.cold.now(time.perf_counter())
+            if route.work is Work.SMALL and not cold:
                 plan, reply, reading = self._run(request, body, None)
             else:
                 work = partial(self._run, request, body, None)
-                plan, reply, reading = await loop.run_in_executor(self.pools.heavy, work)
+                pool = self.pools.cold if route.work is Work.SMALL else self.pools.heavy
+                plan, reply, reading = await loop.run_in_executor(pool, work)
         if isinstance(reply, Commit):
             result = await self.submit(self._change(request, plan, reply))
             await sending.answer(reply.answer(result))

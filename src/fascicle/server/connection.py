@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LARGEST_HEAD_BYTES = 16 << 20
+"""URL and headers of a request together; keys of some hundred kilobytes are in use."""
 QUICK_BODY_BYTES = 1 << 20
 """Larger bodies are not collected here but read by the application."""
 READ_AHEAD_BYTES = 256 << 10
@@ -62,6 +64,7 @@ class Connection(asyncio.Protocol):
         self.ending = False
         self._reading = True
         self._last_active = 0.0
+        self._head_bytes = 0
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._arriving: Exchange | None = None
@@ -98,16 +101,25 @@ class Connection(asyncio.Protocol):
                 writable.set_result(None)
 
     def data_received(self, data: bytes) -> None:
+        if self._arriving is None:
+            self._head_bytes += len(data)
+            if self._head_bytes > LARGEST_HEAD_BYTES:
+                self._refuse(431, f"the head of a request may have {LARGEST_HEAD_BYTES} bytes\n")
+                return
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             pass  # the request is answered as any other
         except httptools.HttpParserError as error:
-            if self.exchange is None and not self.closed:
-                text = f"Invalid HTTP request: {error}\n".encode()
-                head = b"content-type: text/plain; charset=utf-8\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
-                self.transport.write(STATUS_LINES[400] + head % len(text) + text)
-            self.transport.close()
+            self._refuse(400, f"Invalid HTTP request: {error}\n")
+
+    def _refuse(self, status: int, text: str) -> None:
+        """Answer what is no request, and end the connection."""
+        if self.exchange is None and not self.closed:
+            body = text.encode()
+            head = b"content-type: text/plain; charset=utf-8\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+            self.transport.write(STATUS_LINES[status] + head % len(body) + body)
+        self.transport.close()
 
     def _close_if_idle(self) -> None:
         if self.closed:
@@ -138,6 +150,7 @@ class Connection(asyncio.Protocol):
         self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
+        self._head_bytes = 0
         parser = self.parser
         path, _, query = self._url.partition(b"?")
         if not path.startswith(b"/"):

@@ -18,6 +18,7 @@ from typing import Any
 import uvicorn
 
 from fascicle.config import Settings, SettingsError
+from fascicle.server.admission import yield_to_others
 
 log = logging.getLogger("fascicle")
 
@@ -112,9 +113,30 @@ def _serve(settings: Settings, listening: socket.socket, parent: int = 0) -> Non
         else:
             host, port = listening.getsockname()[:2]
             log.info("fascicle serves %s on http://%s:%d", store.description, host, port)
+        warming = threading.Thread(target=_warm_up, args=(server,), name="warm-up", daemon=True)
+        warming.start()
         _run_server(server, listening)
     finally:
         store.close()
+    if warming.is_alive():  # it may be inside of the compiler, which does not like to be taken down around it
+        logging.shutdown()
+        os._exit(0)
+
+
+def _warm_up(server: uvicorn.Server) -> None:
+    """Load compiled kernels in the background, once the server answers, so that no request waits for the compiler."""
+    waiting = threading.Event()
+    while not server.started:
+        if server.should_exit:
+            return
+        waiting.wait(0.05)
+    yield_to_others()
+    try:
+        from fascicle.kernels import warmup
+
+        log.debug("kernels are ready after %.1f s", warmup.warm_up())
+    except Exception:
+        log.exception("loading compiled kernels failed")
 
 
 def _run_server(server: uvicorn.Server, listening: socket.socket) -> None:

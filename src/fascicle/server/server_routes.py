@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -117,6 +116,15 @@ def _duration(seconds: float) -> str:
     return f"{minutes}m{text}" if minutes else text
 
 
+def _open_files() -> str:
+    """How many files this process may open."""
+    try:
+        import resource
+    except ImportError:  # not a Unix
+        return "unknown"
+    return str(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
 def _info(app: Application, request: Request, body: bytes) -> Answer:
     settings = app.settings
     described = {
@@ -131,7 +139,7 @@ def _info(app: Application, request: Request, body: bytes) -> Answer:
         "Host": app.host,
         "Note": settings.server.note,
         "TOML location": str(settings.file or ""),
-        "Max Open Files": str(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+        "Max Open Files": _open_files(),
     }
     if settings.readonly:
         described["Mode"] = "read only"
