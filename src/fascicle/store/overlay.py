@@ -24,7 +24,7 @@ class OverlayTransaction(WriteTransaction):
 
     @property
     def number(self) -> int:
-        """The number this transaction will have once it is committed."""
+        """The number this transaction will have once it is committed; all changes of a group have the same."""
         return self.base.number
 
     def get(self, key: bytes) -> bytes | None:
