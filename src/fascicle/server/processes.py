@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import logging
 import multiprocessing
@@ -119,8 +120,13 @@ def _serve(settings: Settings, listening: socket.socket, parent: int = 0) -> Non
     finally:
         store.close()
     if warming.is_alive():  # it may be inside of the compiler, which does not like to be taken down around it
-        logging.shutdown()
-        os._exit(0)
+        atexit.register(_end_at_once)
+
+
+def _end_at_once() -> None:
+    """End the process, once its callers have cleared up, without taking down what still runs in threads."""
+    logging.shutdown()
+    os._exit(0)
 
 
 def _warm_up(server: uvicorn.Server) -> None:
