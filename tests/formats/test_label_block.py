@@ -352,6 +352,11 @@ def test_damage_of_a_stored_block_is_noticed() -> None:
     for damaged in (stored[:-1], b"\2" + stored[1:], stored[:10], stored[:8] + b"\0" + stored[9:]):
         with pytest.raises(CorruptionError):
             label_block.join(damaged)
+    start = 24 + 12 * 2
+    for value in range(256):
+        if value != stored[start]:
+            with pytest.raises(CorruptionError):
+                label_block.join(stored[:start] + bytes((value,)) + stored[start + 1 :])
 
 
 @common

@@ -311,8 +311,11 @@ def join_runs(runs: NDArray[np.int32]) -> NDArray[np.int32]:
     Runs of one row must come with ascending x: concatenate the runs of blocks in any order in which x ascends for
     equal (z, y).
     """
-    joined: NDArray[np.int32] = label_masks.join_runs(frozen(runs))
-    return joined
+    done, joined = label_masks.join_runs(frozen(runs))
+    if not done:
+        _, joined = label_masks.join_runs(frozen(runs[np.lexsort((runs[:, 1], runs[:, 2]))]))
+    united: NDArray[np.int32] = joined
+    return united
 
 
 def binary_block(block: Block, wanted: NDArray[np.bool_]) -> bytes | None:
@@ -394,7 +397,10 @@ def opened_stored(stored: Buffer, check: bool = True) -> LabelBlock:
     labels = frozen(np.frombuffer(data, "<u8", n, 24))
     if n == 1:
         return LabelBlock(gx, gy, gz, labels, _NO_BYTES, 0)
-    rest = igzip_lib.decompress(data[24 + 12 * n :], igzip_lib.DECOMP_DEFLATE, bufsize=size)
+    try:
+        rest = igzip_lib.decompress(data[24 + 12 * n :], igzip_lib.DECOMP_DEFLATE, bufsize=size)
+    except igzip_lib.IsalError as error:
+        raise CorruptionError(f"the rest of a stored label block cannot be inflated: {error}") from None
     if len(rest) != size or (check and zlib.crc32(rest) != crc):
         raise CorruptionError("the rest of a stored label block does not match its checksum")
     return LabelBlock(gx, gy, gz, labels, frozen_bytes(rest), 0)

@@ -260,11 +260,12 @@ def binary_block(data, start, n, gx, gy, gz, wanted):  # type: ignore[no-untyped
 def join_runs(runs):  # type: ignore[no-untyped-def]
     """Order runs i32[k,4] by z, y, x and unite neighbours along x; runs of one row must come with x ascending.
 
-    Rows are ordered by counting when their box is not much larger than the number of runs, else by sorting.
+    Returns (True, runs). Rows are ordered by counting; (False, nothing) if their box is too large for that and they are
+    not in order.
     """
     k = runs.shape[0]
     if k == 0:
-        return np.empty((0, 4), np.int32)
+        return True, np.empty((0, 4), np.int32)
     y_low = np.int64(runs[0, 1])
     y_high = y_low
     z_low = np.int64(runs[0, 2])
@@ -298,10 +299,7 @@ def join_runs(runs):  # type: ignore[no-untyped-def]
             order[starts[row]] = i
             starts[row] += 1
     else:
-        keys = np.empty(k, np.int64)
-        for i in range(k):
-            keys[i] = (np.int64(runs[i, 2]) - z_low) * height + np.int64(runs[i, 1]) - y_low
-        order = np.argsort(keys, kind="mergesort")
+        return False, np.empty((0, 4), np.int32)
     out = np.empty((k, 4), np.int32)
     n = 0
     for i in range(k):
@@ -316,4 +314,4 @@ def join_runs(runs):  # type: ignore[no-untyped-def]
         else:
             out[n] = runs[r]
             n += 1
-    return out[:n].copy()
+    return True, out[:n].copy()
