@@ -58,10 +58,13 @@ def demo(no_browser: bool, address: str, data: Path | None, volume: Path | None)
         loader.start()
         stack.callback(loader.join, 5)
         stack.callback(loader.terminate)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1 if loader.exitcode else 0))
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         stack.callback(signal.signal, signal.SIGTERM, signal.SIG_IGN)  # nothing may stop the clearing up
         threading.Thread(target=_end_if_it_fails, args=(loader,), daemon=True).start()
         processes.run(settings)
+        failed = bool(loader.exitcode)
+    if failed:
+        os._exit(1)  # the server may have threads in the compiler, which an ordinary end would wait for
 
 
 def _end_if_it_fails(loader: SpawnProcess) -> None:
