@@ -38,7 +38,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-from isal import igzip_lib, isal_zlib
+from isal import igzip_lib
 from numpy.typing import NDArray
 
 from fascicle.errors import BadRequest, CorruptionError
@@ -399,7 +399,7 @@ def opened_stored(stored: Buffer, check: bool = True) -> LabelBlock:
         return LabelBlock(gx, gy, gz, labels, _NO_BYTES, 0)
     try:
         rest = igzip_lib.decompress(data[24 + 12 * n :], igzip_lib.DECOMP_DEFLATE, bufsize=size)
-    except isal_zlib.error as error:
+    except igzip_lib.IsalError as error:  # type: ignore[misc]
         raise CorruptionError(f"the rest of a stored label block cannot be inflated: {error}") from None
     if len(rest) != size or (check and zlib.crc32(rest) != crc):
         raise CorruptionError("the rest of a stored label block does not match its checksum")
