@@ -222,12 +222,15 @@ def _voxel_size(text: str) -> list[float]:
     return [_resolution(value) for value in values]
 
 
+MAX_RESOLUTION = 1 << 53
+"""Beyond any unit's use, and where whole numbers are no longer exact; JSON may bring larger ones."""
+
+
 def _resolution(value: float) -> float:
     """A positive length, in the shortest form that means the same as a 32-bit floating point number."""
-    single = np.float32(value)
-    if not (np.isfinite(single) and single > 0):
-        raise BadRequest(f"a voxel size must be positive, not {value!r}")
-    short = float(str(single))
+    if not 0 < value < MAX_RESOLUTION:
+        raise BadRequest(f"a voxel size must be positive and below {MAX_RESOLUTION}, not {value!r}")
+    short = float(str(np.float32(value)))
     return int(short) if short.is_integer() else short
 
 

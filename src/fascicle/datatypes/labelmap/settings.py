@@ -135,9 +135,13 @@ def _check_points(properties: Mapping[str, Any]) -> None:
         raise BadRequest(f"MinPoint {low} must not be beyond MaxPoint {high}")
 
 
+MAX_RESOLUTION = 1 << 53
+"""Beyond any unit's use, and where whole numbers are no longer exact; JSON may bring larger ones."""
+
+
 def resolution(values: list[float], complaint: str) -> list[float]:
     """Three positive lengths, whole numbers as integers so that JSON shows them without a fraction."""
-    if len(values) != 3 or not all(math.isfinite(value) and value > 0 for value in values):
+    if len(values) != 3 or not all(0 < value < MAX_RESOLUTION for value in values):
         raise BadRequest(complaint)
     return [int(value) if float(value).is_integer() else float(value) for value in values]
 
