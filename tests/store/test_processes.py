@@ -77,6 +77,19 @@ def test_each_process_sees_what_the_other_has_written(tmp_path: Path) -> None:
     store.close()
 
 
+def test_many_processes_may_make_one_store_at_once(tmp_path: Path) -> None:
+    processes = [start(tmp_path / "store", "obey") for _ in range(6)]
+    try:
+        for process in [Other(process) for process in processes]:
+            assert process.ask("add", "count", 5) == "done"
+            last = process.ask("get", "count")
+        assert bytes.fromhex(last) == b"30"
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
 def test_no_increment_of_two_processes_is_lost(tmp_path: Path) -> None:
     store = LmdbStore(tmp_path / "store")
     with other(tmp_path / "store") as process:

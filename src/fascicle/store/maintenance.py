@@ -16,8 +16,9 @@ import lmdb
 
 from fascicle.errors import CorruptionError, StoreError
 from fascicle.store.base import INLINE, MAX_KEY_BYTES, WriteTransaction
-from fascicle.store.lmdb_engine import LmdbRead, SegmentUse, read_segments, segment_key, write_marker
+from fascicle.store.folder import write_marker
 from fascicle.store.overlay import OverlayTransaction
+from fascicle.store.snapshots import LmdbRead, SegmentUse, read_segments, segment_key
 from fascicle.store.value_log import PLACED, Place, sync_folder
 
 if TYPE_CHECKING:
