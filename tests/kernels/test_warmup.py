@@ -26,7 +26,7 @@ def compilations() -> dict[str, int]:
 
 def test_nothing_is_compiled_after_the_warm_up(tmp_path: Path) -> None:
     from fascicle.formats import compressed_segmentation, downres, label_block, label_index, lz4_block
-    from fascicle.kernels import sorted_map, warmup
+    from fascicle.kernels import decimal, sorted_map, warmup
 
     warmup.warm_up()
     before = compilations()
@@ -43,7 +43,9 @@ def test_nothing_is_compiled_after_the_warm_up(tmp_path: Path) -> None:
     downres.halve_into(encoded, volume[4:20, 4:20, 4:20])
     compressed_segmentation.encode_slabs([volume[:5], volume[5:]], volume.shape)
     compressed_segmentation.from_label_block(encoded, label_block.table(encoded) >> np.uint64(1))
-    list(lz4_block.compress_stream([volume[:5, :3]], volume[:5, :3].nbytes))
+    packed = b"".join(lz4_block.compress_stream([volume[:5, :3]], volume[:5, :3].nbytes))
+    list(lz4_block.decompress_stream(bytearray(packed), volume[:5, :3].nbytes))
+    decimal.parsed_list(bytearray(decimal.json_list(volume[0, 0])))
     label_index.decode(label_index.encode(label_index.LabelIndex(3)))
     np.arange(10, dtype=np.uint64).tofile(tmp_path / "keys")
     keys = np.memmap(tmp_path / "keys", np.uint64, "r")

@@ -46,11 +46,13 @@ def _label_blocks() -> None:
 
 
 def _streams() -> None:
-    from fascicle.formats.lz4_block import Lz4Assembler
-    from fascicle.kernels import fnv
+    from fascicle.formats import lz4_block
+    from fascicle.kernels import decimal, fnv
 
-    Lz4Assembler().feed(bytes(100))
-    fnv.fnv1_128(bytes(100), 0)
+    zeros = np.zeros(20, np.uint64)
+    list(lz4_block.decompress_stream(b"".join(lz4_block.compress_stream([zeros], zeros.nbytes)), zeros.nbytes))
+    fnv.fnv1_128(zeros.tobytes(), 0)
+    decimal.parsed_list(decimal.json_list(zeros))
 
 
 def _columns() -> None:
