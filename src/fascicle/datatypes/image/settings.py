@@ -228,7 +228,7 @@ MAX_RESOLUTION = 1 << 53
 
 def _resolution(value: float) -> float:
     """A positive length, in the shortest form that means the same as a 32-bit floating point number."""
-    if not 0 < value < MAX_RESOLUTION:
+    if not (0 < value < MAX_RESOLUTION and np.float32(value) > 0):
         raise BadRequest(f"a voxel size must be positive and below {MAX_RESOLUTION}, not {value!r}")
     short = float(str(np.float32(value)))
     return int(short) if short.is_integer() else short
