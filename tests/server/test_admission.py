@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 import pytest
+from in_process import InProcess
 
 from fascicle.server import admission
 from fascicle.server.admission import COLD_S, ColdPages
-from in_process import InProcess
 
 
 def test_reads_move_to_threads_while_the_store_is_cold(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,8 +69,6 @@ def translated(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Run the command line; bad input ends with one line and exit code 2."""
-    from fascicle.errors import FascicleError
-
     try:
         code = group.main(args=translated(sys.argv[1:]), prog_name="fascicle", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -81,7 +79,11 @@ def main() -> None:
         sys.exit(2)
     except click.Abort:
         sys.exit(130)
-    except FascicleError as error:
+    except Exception as error:
+        from fascicle.errors import FascicleError  # not before: it would slow down help
+
+        if not isinstance(error, FascicleError):
+            raise
         click.echo(f"fascicle: {error.message}", err=True)
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
