@@ -50,6 +50,9 @@ MAX_SUB_BLOCKS = 128
 
 DEFLATE_LEVEL = 1
 
+STORED_TABLE_AT = 24
+"""The byte of a stored block at which its table begins."""
+
 _HEADER = struct.Struct("<4I")
 _STORED = struct.Struct("<B3BIIIII")
 _NO_BYTES = frozen_bytes(b"")

@@ -26,7 +26,7 @@ from fascicle.datatypes.labelmap import blocks, counters
 from fascicle.datatypes.labelmap.bodies import apply_counts
 from fascicle.datatypes.labelmap.events import BlockChange
 from fascicle.datatypes.voxel_requests import Triple
-from fascicle.formats import downres, label_block
+from fascicle.formats import downres, label_block, sub_blocks
 from fascicle.formats.block_code import block_codes, block_xyz
 from fascicle.formats.label_block import LabelBlock
 from fascicle.versions.resolution import VersionedView
@@ -36,6 +36,9 @@ U32 = NDArray[np.uint32]
 
 OPEN_BYTES = 64 << 20
 """Blocks of a write that are kept inflated for the scales above; the others are inflated again."""
+
+MOST_REPLACED = 5
+"""Octants up to which a block is changed in place; to encode it anew is quicker where more of them change."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -203,6 +206,15 @@ def coarser_blocks(
     def parent_block(item: tuple[int, list[tuple[int, int]]]) -> tuple[int, bytes, LabelBlock]:
         code, members = item
         before = stored_before.get(code)
+        if len(members) <= MOST_REPLACED:
+            halves = {octant: np.empty((sz // 2, sy // 2, sx // 2), np.uint64) for octant, _ in members}
+            for octant, child in members:
+                downres.halve_into(changed.opened(child), halves[octant])
+            old = sub_blocks.solid(sx // 8, sy // 8, sz // 8)
+            if before is not None:
+                old = label_block.opened_stored(before, check=False)
+            replaced = sub_blocks.replace_octants(old, halves)
+            return code, label_block.split(replaced), replaced
         if before is not None:
             dense = label_block.decode(label_block.opened_stored(before, check=False))
         else:

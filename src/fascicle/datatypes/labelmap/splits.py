@@ -25,9 +25,9 @@ from fascicle.datatypes.labelmap.mapping import add_mappings, mapping_at
 from fascicle.datatypes.labelmap.mutations import DRY_RUN, fresh_label, in_use, stamp_of
 from fascicle.datatypes.labelmap.queries import rows_of_supervoxel
 from fascicle.datatypes.labelmap.requests import indexed, label_argument, number
-from fascicle.datatypes.labelmap.split_runs import RunsByBlock, posted_runs, voxels_of
+from fascicle.datatypes.labelmap.split_runs import Runs, RunsByBlock, posted_runs, voxels_of
 from fascicle.errors import BadRequest
-from fascicle.formats import label_block
+from fascicle.formats import label_block, sub_blocks
 from fascicle.formats.block_code import block_xyz
 from fascicle.formats.label_block import LabelBlock
 from fascicle.versions.resolution import VersionedView
@@ -75,14 +75,29 @@ class BlockChanges:
     levels: block_writes.Plan
 
 
-def _renamed(stored: bytes, opened: LabelBlock, replacement: Replacement) -> tuple[bytes, LabelBlock, int]:
-    """A stored block in which `remain` stands for the supervoxel; also taken apart, and its voxels."""
-    table = np.array(opened.table)
-    at = int(np.flatnonzero(table == np.uint64(replacement.supervoxel))[0])
-    table[at] = replacement.remain
-    voxels = label_block.stored_counts(stored)
-    renamed = opened.with_table(table)
-    return label_block.split(renamed, voxels), renamed, int(voxels[at])
+def _renamed(stored: bytes, replacement: Replacement) -> tuple[bytes, int]:
+    """A stored block in which `remain` stands for the supervoxel, and its voxels. Only the table changes."""
+    at = int(np.flatnonzero(label_block.stored_table(stored) == np.uint64(replacement.supervoxel))[0])
+    renamed = bytearray(stored)
+    place = label_block.STORED_TABLE_AT + 8 * at
+    renamed[place : place + 8] = replacement.remain.to_bytes(8, "little")
+    return bytes(renamed), int(label_block.stored_counts(stored)[at])
+
+
+def _split_block(
+    stored: bytes, opened: LabelBlock | None, replacement: Replacement, inside: Runs, corner: Triple
+) -> tuple[bytes, LabelBlock, int, int]:
+    """A stored block in which a supervoxel is replaced by two, also taken apart, and the voxels of either."""
+    before = label_block.opened_stored(stored) if opened is None else opened
+    after, voxels, split, remain = sub_blocks.split_label(
+        before,
+        replacement.supervoxel,
+        replacement.split,
+        replacement.remain,
+        sub_blocks.mask_of_runs(inside, before, corner),
+        label_block.stored_counts(stored),
+    )
+    return label_block.split(after, voxels), after, split, remain
 
 
 def replace_in_blocks(
@@ -98,26 +113,18 @@ def replace_in_blocks(
     found: dict[int, list[tuple[int, int, int]]] = {r.supervoxel: [] for r in replacements}
     split_voxels = dict.fromkeys(found, 0)
     for code, stored in _stored_blocks(view, codes):
-        opened = label_block.opened_stored(stored)
         inside = runs.of(code)
+        opened: LabelBlock | None = None
         changed = False
         for replacement in replacements:
-            if not (opened.table == np.uint64(replacement.supervoxel)).any():
+            if not (label_block.stored_table(stored) == np.uint64(replacement.supervoxel)).any():
                 continue
             if len(inside):
-                encoded, split, remain = label_block.replace_in_runs(
-                    opened,
-                    replacement.supervoxel,
-                    replacement.split,
-                    replacement.remain,
-                    inside,
-                    _corner(code, size_xyz),
-                )
-                opened = label_block.opened(encoded)
-                stored = label_block.split(opened)
+                corner = _corner(code, size_xyz)
+                stored, opened, split, remain = _split_block(stored, opened, replacement, inside, corner)
             else:
                 split = 0
-                stored, opened, remain = _renamed(stored, opened, replacement)
+                stored, remain = _renamed(stored, replacement)
             changed = True
             split_voxels[replacement.supervoxel] += split
             found[replacement.supervoxel] += [(replacement.split, code, split), (replacement.remain, code, remain)]

@@ -1,0 +1,267 @@
+"""Label blocks in which some sub-blocks change: the others are copied as they are, nothing is decoded as a whole.
+
+Arguments as in `label_codec`. Changed sub-blocks are given as positions in a table that begins with the block's own, or
+as another, smaller label block.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from fascicle.kernels.label_codec import bits_for, unpack
+from fascicle.kernels.memory import copy_bytes, load_u16, load_u32
+
+
+@njit(cache=True, nogil=True)
+def _places(data, start, n, nsb):  # type: ignore[no-untyped-def]
+    """For each sub-block its number of labels and where its list and its packed values begin."""
+    counts = np.ones(nsb, np.int64)
+    lists = np.zeros(nsb, np.int64)
+    values = np.zeros(nsb, np.int64)
+    if n == 1:
+        return counts, lists, values
+    at = start + 2 * nsb
+    for i in range(nsb):
+        counts[i] = np.int64(load_u16(data, start + 2 * i))
+        lists[i] = at
+        at += 4 * counts[i]
+    for i in range(nsb):
+        values[i] = at
+        at += 64 * bits_for(counts[i])
+    return counts, lists, values
+
+
+@njit(cache=True, nogil=True)
+def fill_runs(inside, runs, x0, y0, z0):  # type: ignore[no-untyped-def]
+    """Set the voxels of runs i32[k,4] (x, y, z, length) in a mask u8[z,y,x] whose first voxel is (x0, y0, z0)."""
+    for r in range(runs.shape[0]):
+        z = np.int64(runs[r, 2]) - z0
+        y = np.int64(runs[r, 1]) - y0
+        first = np.int64(runs[r, 0]) - x0
+        inside[z, y, first : first + np.int64(runs[r, 3])] = 1
+
+
+@njit(cache=True, nogil=True)
+def split_label(data, start, n, gx, gy, gz, position, inside):  # type: ignore[no-untyped-def]
+    """Sub-blocks that have a label, as table positions in which voxels under the mask have position n instead.
+
+    `inside` is u8[z,y,x]. Returns (indices i64[k], positions u32[k,512], voxels under the mask, other voxels).
+    """
+    nsb = gx * gy * gz
+    counts, lists, values = _places(data, start, n, nsb)
+    found = np.empty(nsb, np.int64)
+    own = np.zeros(nsb, np.int64)
+    k = 0
+    for i in range(nsb):
+        if n == 1:
+            found[k] = i
+            k += 1
+            continue
+        for q in range(counts[i]):
+            if np.int64(load_u32(data, lists[i] + 4 * q)) == position:
+                own[i] = q
+                found[k] = i
+                k += 1
+                break
+    out = np.empty((k, 512), np.uint32)
+    local = np.zeros(512, np.uint16)
+    moved = 0
+    kept = 0
+    for j in range(k):
+        i = found[j]
+        bits = bits_for(counts[i])
+        if bits:
+            unpack(data, values[i], bits, local)
+        else:
+            local[:] = 0
+        z0 = i // (gx * gy) * 8
+        y0 = i // gx % gy * 8
+        x0 = i % gx * 8
+        v = 0
+        for z in range(z0, z0 + 8):
+            for y in range(y0, y0 + 8):
+                for x in range(x0, x0 + 8):
+                    q = np.int64(local[v])
+                    if q != own[i]:
+                        out[j, v] = load_u32(data, lists[i] + 4 * q)
+                    elif inside[z, y, x]:
+                        out[j, v] = np.uint32(n)
+                        moved += 1
+                    else:
+                        out[j, v] = np.uint32(position)
+                        kept += 1
+                    v += 1
+    return found[:k], out, moved, kept
+
+
+@njit(cache=True, nogil=True)
+def _pack(values, bits, out, at):  # type: ignore[no-untyped-def]
+    """Write 512 values, most significant bit first, from byte `at` of `out` on."""
+    held = np.uint64(0)
+    waiting = 0
+    for v in range(512):
+        held = (held << np.uint64(bits)) | np.uint64(values[v])
+        waiting += bits
+        while waiting >= 8:
+            waiting -= 8
+            out[at] = np.uint8((held >> np.uint64(waiting)) & np.uint64(255))
+            at += 1
+
+
+@njit(cache=True, nogil=True)
+def rebuild(data, start, n, nsb, changed, positions, table):  # type: ignore[no-untyped-def]
+    """Parts F, G and H of a block after sub-blocks changed, and which entries of `table` are in use.
+
+    `changed` i64[k] are sub-blocks, `positions` u32[k,512] their voxels. Entries that are not in use are left out, so
+    the block's table is `table[used]`. Nothing is returned for a block that has become solid.
+    """
+    counts, lists, values = _places(data, start, n, nsb)
+    k = changed.size
+    which = np.full(nsb, -1, np.int64)
+    used = np.zeros(table.size, np.bool_)
+    stamps = np.full(table.size, -1, np.int64)
+    most = min(512, table.size)
+    local = np.empty(k * most, np.int64)
+    ends = np.zeros(k + 1, np.int64)
+    for j in range(k):
+        which[changed[j]] = j
+        begin = ends[j]
+        end = begin
+        last = np.int64(-1)
+        for v in range(512):
+            p = np.int64(positions[j, v])
+            if p != last:
+                last = p
+                if stamps[p] != j:
+                    stamps[p] = j
+                    used[p] = True
+                    to = end
+                    while to > begin and table[local[to - 1]] > table[p]:
+                        local[to] = local[to - 1]
+                        to -= 1
+                    local[to] = p
+                    end += 1
+        ends[j + 1] = end
+    total = np.int64(0)
+    packed_size = np.int64(0)
+    for i in range(nsb):
+        j = which[i]
+        if j >= 0:
+            here = ends[j + 1] - ends[j]
+        else:
+            here = counts[i]
+            if n == 1:
+                used[0] = True
+            else:
+                for q in range(here):
+                    used[np.int64(load_u32(data, lists[i] + 4 * q))] = True
+        total += here
+        packed_size += 64 * bits_for(here)
+    renamed = np.empty(table.size, np.uint32)
+    m = 0
+    for p in range(table.size):
+        renamed[p] = np.uint32(m)
+        m += used[p]
+    if m == 1:
+        return np.empty(0, np.uint8), used
+    out = np.empty(2 * nsb + 4 * total + packed_size, np.uint8)
+    list_at = 2 * nsb
+    packed_at = list_at + 4 * total
+    rank = np.zeros(table.size, np.uint16)
+    ranks = np.empty(512, np.uint16)
+    for i in range(nsb):
+        j = which[i]
+        here = ends[j + 1] - ends[j] if j >= 0 else counts[i]
+        bits = bits_for(here)
+        out[2 * i] = np.uint8(here & 255)
+        out[2 * i + 1] = np.uint8(here >> 8)
+        for q in range(here):
+            if j >= 0:
+                p = local[ends[j] + q]
+                rank[p] = q
+            elif n == 1:
+                p = np.int64(0)
+            else:
+                p = np.int64(load_u32(data, lists[i] + 4 * q))
+            new = renamed[p]
+            for byte in range(4):
+                out[list_at + byte] = np.uint8((new >> np.uint32(8 * byte)) & np.uint32(255))
+            list_at += 4
+        if bits:
+            if j >= 0:
+                for v in range(512):
+                    ranks[v] = rank[np.int64(positions[j, v])]
+                _pack(ranks, bits, out, packed_at)
+            else:
+                copy_bytes(out, packed_at, data, values[i], 64 * bits)
+            packed_at += 64 * bits
+    return out, used
+
+
+@njit(cache=True, nogil=True)
+def graft(  # type: ignore[no-untyped-def]
+    data, start, n, size, part_data, part_start, part_n, part_size, corner, positions, entries
+):
+    """Parts F, G and H of a block after a smaller block was put into it, and which entries of its table are in use.
+
+    `size` and `part_size` are i64[3], the sub-blocks per axis (x, y, z); `corner` is where the part goes. The table has
+    `entries` entries and begins with the block's own; `positions` i64[part_n] is where the part's labels stand in it.
+    Nothing is returned for a block that has become solid.
+    """
+    nsb = size[0] * size[1] * size[2]
+    counts, lists, values = _places(data, start, n, nsb)
+    part_nsb = part_size[0] * part_size[1] * part_size[2]
+    part_counts, part_lists, part_values = _places(part_data, part_start, part_n, part_nsb)
+    which = np.full(nsb, -1, np.int64)
+    i = 0
+    for z in range(part_size[2]):
+        for y in range(part_size[1]):
+            for x in range(part_size[0]):
+                which[((z + corner[2]) * size[1] + y + corner[1]) * size[0] + x + corner[0]] = i
+                i += 1
+    used = np.zeros(entries, np.bool_)
+    total = np.int64(0)
+    packed_size = np.int64(0)
+    for i in range(nsb):
+        j = which[i]
+        here = part_counts[j] if j >= 0 else counts[i]
+        for q in range(here):
+            if j >= 0:
+                used[positions[0 if part_n == 1 else np.int64(load_u32(part_data, part_lists[j] + 4 * q))]] = True
+            else:
+                used[0 if n == 1 else np.int64(load_u32(data, lists[i] + 4 * q))] = True
+        total += here
+        packed_size += 64 * bits_for(here)
+    renamed = np.empty(entries, np.int64)
+    m = np.int64(0)
+    for p in range(entries):
+        renamed[p] = m
+        m += used[p]
+    if m == 1:
+        return np.empty(0, np.uint8), used
+    out = np.empty(2 * nsb + 4 * total + packed_size, np.uint8)
+    list_at = 2 * nsb
+    packed_at = list_at + 4 * total
+    for i in range(nsb):
+        j = which[i]
+        here = part_counts[j] if j >= 0 else counts[i]
+        out[2 * i] = np.uint8(here & 255)
+        out[2 * i + 1] = np.uint8(here >> 8)
+        for q in range(here):
+            if j >= 0:
+                p = positions[0 if part_n == 1 else np.int64(load_u32(part_data, part_lists[j] + 4 * q))]
+            else:
+                p = 0 if n == 1 else np.int64(load_u32(data, lists[i] + 4 * q))
+            new = renamed[p]
+            for byte in range(4):
+                out[list_at + byte] = np.uint8((new >> (8 * byte)) & 255)
+            list_at += 4
+        packed = 64 * bits_for(here)
+        if packed:
+            if j >= 0:
+                copy_bytes(out, packed_at, part_data, part_values[j], packed)
+            else:
+                copy_bytes(out, packed_at, data, values[i], packed)
+            packed_at += packed
+    return out, used
