@@ -22,7 +22,7 @@ def warm_up() -> float:
 
 
 def _label_blocks() -> None:
-    from fascicle.formats import compressed_segmentation, downres, label_block
+    from fascicle.formats import compressed_segmentation, downres, label_block, sub_blocks
 
     dense = np.arange(4096, dtype=np.uint64).reshape(16, 16, 16) // np.uint64(9)
     encoded, _ = label_block.admit(label_block.encode(dense), (16, 16, 16))
@@ -38,6 +38,11 @@ def _label_blocks() -> None:
     downres.halve_into(block, np.empty((8, 8, 8), np.uint64))
     compressed_segmentation.from_label_block(block)
     compressed_segmentation.encode(dense)
+
+    counts, table = label_block.stored_counts(stored), label_block.table(block)
+    mask = sub_blocks.mask_of_runs(found, block, (0, 0, 0))
+    sub_blocks.split_label(block, int(table[0]), 1 << 60, 1 << 61, mask, counts)
+    sub_blocks.replace_octants(block, {0: dense[:8, :8, :8]})
 
     label_block.gzip_of(stored)
     batch = (np.frombuffer(stored, np.uint8), np.zeros(1, np.int64), np.array([len(stored)], np.int64), 0)
