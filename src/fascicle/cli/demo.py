@@ -62,7 +62,7 @@ def demo(no_browser: bool, address: str, data: Path | None, volume: Path | None)
         stack.callback(signal.signal, signal.SIGTERM, signal.SIG_IGN)  # nothing may stop the clearing up
         threading.Thread(target=_end_if_it_fails, args=(loader,), daemon=True).start()
         processes.run(settings)
-        failed = bool(loader.exitcode)
+        failed = (loader.exitcode or 0) > 0  # below 0: a signal ended both
     if failed:
         os._exit(1)  # the server may have threads in the compiler, which an ordinary end would wait for
 
@@ -70,7 +70,7 @@ def demo(no_browser: bool, address: str, data: Path | None, volume: Path | None)
 def _end_if_it_fails(loader: SpawnProcess) -> None:
     """Without data there is nothing to show: end this process, too, by the way that ends a server."""
     loader.join()
-    if loader.exitcode:
+    if (loader.exitcode or 0) > 0:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
