@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from proofreading.wire import Block, Counts, Points, Volume
+from proofreading.wire import Block, Counts, Points, Volume, in_scan_order
 
 NO_POINTS: Points = np.zeros((0, 3), np.int64)
 
@@ -175,7 +175,7 @@ class State:
                     origin = [block[i] * self.block_size[i] for i in (2, 1, 0)]
                     pieces.append(np.argwhere(table[voxels.inverse]) + origin)
         points = np.concatenate(pieces)
-        return points[np.lexsort(points.T[::-1])]
+        return in_scan_order(points)
 
     # -- edits ---------------------------------------------------------------------------------------------------
 

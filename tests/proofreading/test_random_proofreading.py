@@ -146,7 +146,7 @@ class Sequence:
                         question = random.choice(queries.MAKERS)(random, state)
                         answer = question.ask(client, f"/api/node/{state.uuid}/seg")
                         asked.append((first, self.begun, state.uuid, question, answer))
-                        ended.wait(0.002)
+                        ended.wait(0.02)
             except (AssertionError, OSError, http.client.HTTPException) as error:
                 problems.append(error)
 
