@@ -1,10 +1,11 @@
 """What a datatype is, and what passes between it and the server.
 
-A datatype declares its settings, its routes and what it does when an instance that it follows changes. The server turns a
-request into a `Call`, finds the `Route`, and sends what the handler returns. A handler is a plain function of one `Call`:
+A datatype declares its settings, its routes and what it does when an instance that it follows changes. The server
+turns a request into a `Call`, finds the `Route`, and sends what the handler returns. A handler is a plain function of
+one `Call`:
 
-* a read returns an `Answer`;
-* a change returns a `Commit`: a function that runs inside of the store's write transaction with a `Change`, and one that
+* a read returns an `Answer`; * a change returns a `Commit`: a function that runs inside of the store's write
+transaction with a `Change`, and one that
   makes the `Answer` from its result after the transaction is durable.
 
 Nothing here knows of HTTP libraries; the same handlers run under tests with a hand-made `Call`.
@@ -52,8 +53,8 @@ class Option:
 class Route:
     """One keyword of a datatype: `/api/node/<uuid>/<instance>/<keyword>/...`.
 
-    `handlers` maps upper-case methods to handlers; HEAD falls back to GET, and `ANY_METHOD` answers all others that have
-    no entry. A method without handler is a 400.
+    `handlers` maps upper-case methods to handlers; HEAD falls back to GET, and `ANY_METHOD` answers all others that
+    have no entry. A method without handler is a 400.
     """
 
     keyword: str
@@ -167,8 +168,8 @@ class Call:
 class Change(ABC):
     """The inside of a write transaction, for one instance at one version.
 
-    All that is done through it becomes durable and visible together. The server re-checks inside the transaction that the
-    version is still open (or that the request may write to committed ones).
+    All that is done through it becomes durable and visible together. The server re-checks inside the transaction that
+    the version is still open (or that the request may write to committed ones).
     """
 
     txn: WriteTransaction
@@ -236,7 +237,7 @@ class Datatype(ABC):
         Raises BadRequest for settings that make no sense; unknown keys are ignored.
         """
 
-    def created(self, change: Change) -> None:
+    def created(self, change: Change) -> None:  # noqa: B027 (most types have nothing to do)
         """Called in the transaction that creates an instance."""
 
     def extended(self, instance: Instance, view: VersionedView) -> dict[str, Any]:
@@ -251,5 +252,5 @@ class Datatype(ABC):
         """Whether instances may follow others (`POST .../sync`)."""
         return False
 
-    def follow(self, change: Change, publisher: Instance, event: Any) -> None:
+    def follow(self, change: Change, publisher: Instance, event: Any) -> None:  # noqa: B027
         """An instance that this one (`change.instance`) follows has changed, in the same transaction."""
