@@ -29,6 +29,7 @@ from serving import Client, RunningServer, new_instance, new_repo
 ROUNDS = int(os.environ.get("FASCICLE_CRASH_ROUNDS", "30"))
 SEED = int(os.environ.get("FASCICLE_SEED", "1"))
 START_LIMIT_S = 20.0
+FIRST_EDIT_LIMIT_S = 180.0
 KEYS_PER_WRITER = 40
 LIVES = 8
 """Rounds after which the labelmaps are given up for new ones, so that the model stays quick."""
@@ -194,6 +195,10 @@ class Rounds:
         ]
         for thread in threads:
             thread.start()
+        if at == 0:  # the first edits of an installation wait for kernels to be compiled
+            until = time.monotonic() + FIRST_EDIT_LIMIT_S
+            while not any(one.acknowledged for one in self.proofreaders) and not problems and time.monotonic() < until:
+                time.sleep(0.05)
         time.sleep(self.random.uniform(0.05, 1.2))
         self.server.kill9()
         for thread in threads:
