@@ -95,8 +95,15 @@ def _store_max_label(change: Change, label: int) -> None:
 
 
 def raise_max_label(change: Change, label: int) -> bool:
-    """Take note of a label that is in use at this version. Whether it is greater than all that were known there."""
-    if label <= max_label(change.view):
+    """Take note of a label that is in use at this version. Whether it is greater than all that were known there.
+
+    A version that has no entry of its own gets one in any case, that of its ancestors if the label is no greater.
+    """
+    known = max_label(change.view)
+    if label <= known:
+        own = keys.prefix(change.instance.id, MAX_LABEL) + _U32_KEY.pack(change.ancestry.version)
+        if change.txn.handle(own) is None:
+            _store_max_label(change, known)
         return False
     _store_max_label(change, label)
     counters = repo_counters(change.txn, change.instance.id)

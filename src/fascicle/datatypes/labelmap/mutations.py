@@ -116,6 +116,7 @@ def apply_merge(change: Change, plan: MergePlan) -> int:
     mutation_id = change.mutation_id()
     add_mappings(view, plan.supervoxels, np.full(len(plan.supervoxels), target, np.uint64))
     bodies.merge(view, target, plan.labels, stamp_of(change, mutation_id))
+    counters.raise_max_label(change, target)
     change.record(
         {"Action": "merge-complete", "MutationID": mutation_id, "Target": target, "Labels": list(plan.labels)}
     )
