@@ -112,6 +112,17 @@ class Labels:
 
         return self.store.write(add)
 
+    def merged(self, *parents: int) -> int:
+        """A new version with several parents, which are committed."""
+
+        def merge(txn: WriteTransaction) -> int:
+            editor = CatalogEditor(txn, self.cache)
+            for parent in parents:
+                graph.commit(editor, editor.catalog.node(parent))
+            return graph.merge(editor, [editor.catalog.node(parent) for parent in parents]).id
+
+        return self.store.write(merge)
+
     def uuid(self, version: int) -> str:
         with self.store.read() as txn:
             return self.cache.at(txn).node(version).uuid

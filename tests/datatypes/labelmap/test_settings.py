@@ -103,6 +103,17 @@ def test_extents_belong_to_versions() -> None:
     assert (shown["MinPoint"], shown["MinIndex"], shown["MaxIndex"]) == ([-40, 25, 35], [-2, 0, 1], [0, 0, 1])
 
 
+def test_extents_of_merged_versions() -> None:
+    labels = Labels(BlockSize="32,32,32")
+    one, two = labels.child(labels.root), labels.child(labels.root, "side")
+    labels.post("extents", {"MinPoint": [0, 0, 0], "MaxPoint": [9, 99, 9]}, one)
+    labels.post("extents", {"MinPoint": [-5, 0, 3], "MaxPoint": [7, 9, 20]}, two)
+    merged = labels.merged(one, two)
+    assert (info(labels, merged)["MinPoint"], info(labels, merged)["MaxPoint"]) == ([-5, 0, 0], [9, 99, 20])
+    labels.post("maxlabel/7", version=merged)
+    assert labels.json("maxlabel", version=merged) == {"maxlabel": 7}
+
+
 def test_changes_of_settings() -> None:
     labels = Labels(BlockSize="32,32,32")
     labels.post("info", {"MaxDownresLevel": "5", "blocksize": "16,16,16"})

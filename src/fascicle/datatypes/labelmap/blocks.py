@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fascicle.datatypes.image.block_cache import BlockCache
+from fascicle.errors import ConflictError
 from fascicle.formats import label_block
 from fascicle.formats.block_code import LIMIT, block_codes, block_xyz
 from fascicle.formats.label_block import LabelBlock
@@ -225,11 +226,29 @@ def coarser(codes: U64, scale: int) -> U64:
 
 
 def read_extents(view: VersionedView) -> tuple[Triple, Triple] | None:
-    """The least and the greatest voxel x, y, z (inclusive) that a version has had written, or None."""
-    stored = view.get(EXTENTS, b"")
+    """The least and the greatest voxel x, y, z (inclusive) that a version has had written, or None.
+
+    Where several versions were merged that each have their own, those are put together.
+    """
+    try:
+        stored = view.get(EXTENTS, b"")
+    except ConflictError:
+        return _joined_extents(view)
     if stored is None:
         return None
     x0, y0, z0, x1, y1, z1 = _EXTENTS.unpack(stored)
+    return (x0, y0, z0), (x1, y1, z1)
+
+
+def _joined_extents(view: VersionedView) -> tuple[Triple, Triple]:
+    first = keys.prefix(view.instance_id, EXTENTS)
+    boxes = [
+        _EXTENTS.unpack(value[ENVELOPE_BYTES:])
+        for key, value in view.txn.scan(first, keys.after(first))
+        if view.ancestry.contains(keys.version_of(key))
+    ]
+    x0, y0, z0 = (min(box[axis] for box in boxes) for axis in range(3))
+    x1, y1, z1 = (max(box[axis] for box in boxes) for axis in range(3, 6))
     return (x0, y0, z0), (x1, y1, z1)
 
 
