@@ -4,9 +4,9 @@ A datatype declares its settings, its routes and what it does when an instance t
 turns a request into a `Call`, finds the `Route`, and sends what the handler returns. A handler is a plain function of
 one `Call`:
 
-* a read returns an `Answer`; * a change returns a `Commit`: a function that runs inside of the store's write
-transaction with a `Change`, and one that
-  makes the `Answer` from its result after the transaction is durable.
+* a read returns an `Answer`;
+* a change returns a `Commit`: a function that runs inside of the store's write transaction with a `Change`, and one
+  that makes the `Answer` from its result after the transaction is durable.
 
 Nothing here knows of HTTP libraries; the same handlers run under tests with a hand-made `Call`.
 """

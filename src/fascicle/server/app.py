@@ -40,8 +40,10 @@ Reading = AbstractContextManager[ReadTransaction]
 
 log = logging.getLogger(__name__)
 
-STREAM_BYTES = 256 << 10
+STREAM_BYTES = 512 << 10
 """Pieces of a streamed answer are gathered to this size before they are sent."""
+FIRST_BYTES = 2 << 20
+"""The first ones to this size: an answer that is complete by then is sent as a whole."""
 STREAM_S = 0.05
 """... or for this long."""
 
@@ -346,7 +348,7 @@ class Application:
         """Send an answer piece by piece; a thread makes the next ones while nothing waits to be sent."""
         try:
             pieces = iter(answer.body)
-            first, more = await self._in_pool(_gathered, pieces)
+            first, more = await self._in_pool(_gathered, pieces, FIRST_BYTES)
             if not more:
                 answer.body = first
                 await sending.answer(answer)
@@ -354,7 +356,7 @@ class Application:
             await sending.start(answer)
             await sending.piece(first)
             while more and not sending.headless:
-                piece, more = await self._in_pool(_gathered, pieces)
+                piece, more = await self._in_pool(_gathered, pieces, STREAM_BYTES)
                 await sending.piece(piece)
             await sending.end()
         finally:
@@ -448,15 +450,15 @@ def _settle(future: asyncio.Future[Any], outcome: Outcome) -> None:
             future.set_result(outcome.result)
 
 
-def _gathered(pieces: Iterator[bytes | memoryview]) -> tuple[bytes | memoryview, bool]:
-    """The next pieces in one, and whether more may follow."""
+def _gathered(pieces: Iterator[bytes | memoryview], enough: int) -> tuple[bytes | memoryview, bool]:
+    """The next pieces in one of `enough` bytes or more, or what there is in a while; and whether more may follow."""
     gathered: list[bytes | memoryview] = []
     size = 0
     deadline = time.monotonic() + STREAM_S
     for piece in pieces:
         gathered.append(piece)
         size += len(piece)
-        if size >= STREAM_BYTES or time.monotonic() > deadline:
+        if size >= enough or time.monotonic() > deadline:
             return (piece if len(gathered) == 1 else b"".join(gathered)), True
     return b"".join(gathered), False
 

@@ -243,7 +243,8 @@ def _key_values(call: Call) -> Answer:
 
 def _looked_up(view: VersionedView, wanted: list[bytes]) -> Pairs:
     for at in range(0, len(wanted), _KEYS_AT_ONCE):
-        yield [(key, values.get(view, key) or b"") for key in wanted[at : at + _KEYS_AT_ONCE]]
+        names = wanted[at : at + _KEYS_AT_ONCE]
+        yield [(key, value or b"") for key, value in zip(names, values.many(view, names), strict=True)]
 
 
 _KEYS_AT_ONCE = 256

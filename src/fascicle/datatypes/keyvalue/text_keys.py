@@ -42,6 +42,8 @@ def _cut(escaped: bytes) -> bytes:
 
 def type_key(key: bytes) -> bytes:
     """The type key of a key."""
+    if len(key) <= LONGEST and b"\x00" not in key:
+        return key + b"\x00\x01"
     short = keys.text_key(key)
     if len(short) <= LONGEST + 2:
         return short

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from fascicle.datatypes.keyvalue import text_keys
 from fascicle.datatypes.keyvalue.text_keys import VALUES
@@ -18,6 +18,20 @@ def get(view: VersionedView, key: bytes) -> bytes | None:
     if stored is None or not text_keys.is_long(type_key):
         return stored
     return text_keys.unwrapped(type_key, stored)[1]
+
+
+def many(view: VersionedView, wanted: Sequence[bytes]) -> list[bytes | None]:
+    """The values of keys, None for each that is not there."""
+    type_keys = [text_keys.type_key(key) for key in wanted]
+    found: list[bytes | None] = []
+    for type_key, handle in zip(type_keys, view.handles(VALUES, type_keys), strict=True):
+        if handle is None:
+            found.append(None)
+        elif text_keys.is_long(type_key):
+            found.append(text_keys.unwrapped(type_key, view.load(handle))[1])
+        else:
+            found.append(_value(view.load, handle))
+    return found
 
 
 def exists(view: VersionedView, key: bytes) -> bool:
