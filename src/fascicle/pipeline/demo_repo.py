@@ -167,15 +167,17 @@ def link(base_url: str, repo: dict[str, Any], segments: Sequence[int] = ()) -> s
     extended = instances[SEGMENTATION]["Extended"]
     low, high = extended["MinPoint"], extended["MaxPoint"]
     size = [b - a + 1 for a, b in zip(low, high, strict=True)]
+    voxel = extended["VoxelSize"]
+    extent = max(edge * nm for edge, nm in zip(size, voxel, strict=True)) / min(voxel)
     return viewer_url(
         base_url,
         f"{repo['Root'][:8]}:master",
         GRAYSCALE if GRAYSCALE in instances else None,
         SEGMENTATION,
-        resolution_nm=extended["VoxelSize"],
+        resolution_nm=voxel,
         position_xyz=[a + edge // 2 + 0.5 for a, edge in zip(low, size, strict=True)],
         cross_section_scale=max(size[:2]) / 620,
-        projection_scale=max(size) * 1.3,
+        projection_scale=extent * 1.3,
         segments=segments,
         title=f"Fascicle: {repo['Alias']}",
         projectionOrientation=_TILT,
