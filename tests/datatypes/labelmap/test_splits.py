@@ -207,3 +207,23 @@ def test_a_plan_is_made_again_when_ids_are_taken(labels: Labels, volume: Volume)
     assert (done["SplitSupervoxel"], done["RemainSupervoxel"]) == (15, 16)
     assert labels.json("mapping", [15, 16]) == [2, 2]
     check_consistent(labels)
+
+
+def test_proximity(labels: Labels, volume: Volume) -> None:
+    labels.post("cleave/3", [4])
+    found = labels.json("proximity/1,2,5")
+    x = np.arange(16)
+    for item in found:
+        bx = item["Block"][0]
+        row = {3: 3, 4: 5}
+        line = np.array([row.get(int(s), int(s)) for s in volume[0, 0, 16 * bx : 16 * bx + 16]])
+        own, other = x[line == 1], x[line == item["Label"]]
+        assert item["Distance"] == np.abs(own[:, None] - other[None]).min()
+    assert {(item["Block"][0], item["Label"]) for item in found} == {(0, 2), (1, 5)}
+    assert "Label" not in labels.json("proximity/1,2")[0]
+    assert labels.json("proximity/1/2") == labels.json("proximity/1,2")
+    assert labels.json("proximity/2,5") == []
+    assert labels.status("proximity/1,99") == 404
+    for path in ("proximity", "proximity/1", "proximity/1,1", "proximity/0,1", "proximity/1,x"):
+        with pytest.raises(BadRequest):
+            labels.get(path)
