@@ -139,7 +139,13 @@ class Rows:
         if self._supervoxels is None:
             if not len(self.sv):
                 return NO_U64, NO_U64
-            starts = np.flatnonzero(np.r_[True, self.sv[1:] != self.sv[:-1]])
+            if self.sv[0] == self.sv[-1]:
+                self._supervoxels = self.sv[:1], self.count.sum(dtype=np.uint64, keepdims=True)
+                return self._supervoxels
+            first = np.empty(len(self.sv), np.bool_)
+            first[0] = True
+            np.not_equal(self.sv[1:], self.sv[:-1], out=first[1:])
+            starts = np.flatnonzero(first)
             self._supervoxels = self.sv[starts], np.add.reduceat(self.count.astype(np.uint64), starts)
         return self._supervoxels
 

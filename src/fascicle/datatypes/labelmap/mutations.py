@@ -106,8 +106,8 @@ def plan_merge(view: VersionedView, labels: list[int]) -> MergePlan:
         raise BadRequest(f"cannot merge label {target} into itself")
     into = _existing(view, target, "merge into")
     others = tuple(_existing(view, label, "merge") for label in merged)
-    supervoxels = [read_rows(view, body).supervoxels()[0] for body in others]
-    return MergePlan(into, others, np.unique(np.concatenate(supervoxels)))
+    parts = [read_rows(view, body).supervoxels()[0] for body in others]
+    return MergePlan(into, others, parts[0] if len(parts) == 1 else np.unique(np.concatenate(parts)))
 
 
 def apply_merge(change: Change, plan: MergePlan) -> int:
