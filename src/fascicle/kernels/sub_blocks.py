@@ -82,9 +82,9 @@ def split_label(data, start, n, gx, gy, gz, position, inside):  # type: ignore[n
         for z in range(z0, z0 + 8):
             for y in range(y0, y0 + 8):
                 for x in range(x0, x0 + 8):
-                    q = np.int64(local[v])
-                    if q != own[i]:
-                        out[j, v] = load_u32(data, lists[i] + 4 * q)
+                    value = np.int64(local[v])
+                    if value != own[i]:
+                        out[j, v] = load_u32(data, lists[i] + 4 * value)
                     elif inside[z, y, x]:
                         out[j, v] = np.uint32(n)
                         moved += 1
@@ -160,9 +160,9 @@ def rebuild(data, start, n, nsb, changed, positions, table):  # type: ignore[no-
         packed_size += 64 * bits_for(here)
     renamed = np.empty(table.size, np.uint32)
     m = 0
-    for p in range(table.size):
-        renamed[p] = np.uint32(m)
-        m += used[p]
+    for entry in range(table.size):
+        renamed[entry] = np.uint32(m)
+        m += used[entry]
     if m == 1:
         return np.empty(0, np.uint8), used
     out = np.empty(2 * nsb + 4 * total + packed_size, np.uint8)
@@ -235,9 +235,9 @@ def graft(  # type: ignore[no-untyped-def]
         packed_size += 64 * bits_for(here)
     renamed = np.empty(entries, np.int64)
     m = np.int64(0)
-    for p in range(entries):
-        renamed[p] = m
-        m += used[p]
+    for entry in range(entries):
+        renamed[entry] = m
+        m += used[entry]
     if m == 1:
         return np.empty(0, np.uint8), used
     out = np.empty(2 * nsb + 4 * total + packed_size, np.uint8)
