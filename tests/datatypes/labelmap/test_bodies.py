@@ -164,10 +164,10 @@ def paint(world: World, version: int, rng: random.Random) -> None:
     )
     index = world.index[version]
     for (sv, block), count in pairs.items():
-        body = world.mapping[version].get(sv, sv) or sv
-        rows = index.setdefault(body, {})
+        body = world.mapping[version].get(sv, sv)
+        rows = index.setdefault(body or sv, {})
         # What was touched in a block is remembered even if the body leaves it for a while.
-        if count:
+        if count and body:
             rows[sv, block] = count
         else:
             rows.pop((sv, block), None)

@@ -227,3 +227,18 @@ def test_proximity(labels: Labels, volume: Volume) -> None:
     for path in ("proximity", "proximity/1", "proximity/1,1", "proximity/0,1", "proximity/1,x"):
         with pytest.raises(BadRequest):
             labels.get(path)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_voxels_written_with_a_retired_id_count_for_no_body(labels: Labels, volume: Volume, merged: bool) -> None:
+    """They are read as background: no index may name them, whether the body of that id lives on or not."""
+    labels.post("split-supervoxel/1", rles((volume == 1) & (np.indices(volume.shape)[0] < 5)))
+    if merged:
+        labels.post("merge", [2, 1])
+    before = labels.json("existing-labels"), labels.json("maxlabel")
+    labels.post(f"raw/0_1_2/16_16_16/{SIZE}_0_0", np.ones((16, 16, 16), "<u8").tobytes())
+    assert (labels.json("existing-labels"), labels.json("maxlabel")) == before
+    check_consistent(labels)
+    assert labels.json("labels", [[SIZE, 0, 0]]) == [0]
+    assert labels.json("labels?supervoxels=true", [[SIZE, 0, 0]]) == [1]
+    assert 1 not in labels.json(f"supervoxels/{2 if merged else 1}")

@@ -223,9 +223,7 @@ def merge(view: VersionedView, target: int, merged: Sequence[int], stamp: Stamp)
     return result
 
 
-def cleave(
-    view: VersionedView, label: int, new_label: int, supervoxels: U64, stamp: Stamp
-) -> tuple[int, int]:
+def cleave(view: VersionedView, label: int, new_label: int, supervoxels: U64, stamp: Stamp) -> tuple[int, int]:
     """Move supervoxels of a body to a new one; (voxels moved, voxels left). Those without rows are passed over."""
     body = existing_body(view, label)
     left_runs, moved = without_supervoxels(view, body.runs, np.unique(np.asarray(supervoxels, np.uint64)))
@@ -264,16 +262,18 @@ def replace_supervoxel(view: VersionedView, label: int, supervoxel: int, rows: R
 def apply_counts(view: VersionedView, supervoxels: U64, blocks: U64, counts: U32) -> None:
     """Set how many voxels supervoxels have in blocks: supervoxel u64[n], block code u64[n], count u32[n] (0: none).
 
-    Every pair once. The body of each supervoxel is found by the mapping (its own where there is none, or where it was
-    retired); bodies come, grow, shrink and go accordingly. Stamps and surfaces stay: writing voxels is no mutation of
-    a body. Supervoxel 0 is passed over.
+    Every pair once. The body of each supervoxel is found by the mapping (its own where there is none); bodies come,
+    grow, shrink and go accordingly. Stamps and surfaces stay: writing voxels is no mutation of a body. Supervoxel 0 is
+    passed over. Voxels with the id of a retired supervoxel are read as background, so they count for no body.
     """
     live = supervoxels != 0
     supervoxels, blocks, counts = supervoxels[live], blocks[live], counts[live]
     if not len(supervoxels):
         return
     owners = mapping_at(view).bodies(supervoxels)
-    owners = np.where(owners == 0, supervoxels, owners)
+    retired = owners == 0
+    # The index of the body with that id may still name it, where mappings were posted by themselves.
+    owners, counts = np.where(retired, supervoxels, owners), np.where(retired, np.uint32(0), counts)
     order = np.lexsort((blocks, supervoxels, owners))
     columns = owners[order], supervoxels[order], blocks[order], counts[order].astype(np.uint32)
     starts, stops = groups(columns[0])
