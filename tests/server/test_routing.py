@@ -76,6 +76,15 @@ def test_head_on_every_get(app: InProcess) -> None:
             assert bare.headers == full.headers
 
 
+def test_no_content_says_nothing_of_a_body(app: InProcess) -> None:
+    root = app.repo()
+    app.instance(root, "bodies", "labelmap")
+    reply = app.ask("HEAD", f"/api/node/{root}/bodies/sparsevol/7")
+    assert (reply.status, reply.body) == (204, b"")
+    assert not {"content-length", "content-type", "transfer-encoding"} & set(reply.headers)
+    assert reply.headers["access-control-allow-origin"] == "*"
+
+
 def test_preflight_and_allowed_methods(app: InProcess) -> None:
     asked = {"Origin": "https://viewer.org", "Access-Control-Request-Method": "POST"}
     reply = app.ask("OPTIONS", "/api/repos/info", headers=asked)

@@ -85,11 +85,14 @@ def whole_head(request: Request, answer: Answer, common: CommonHeaders, size: in
         head += _type_line(answer.content_type)
     for name, value in answer.headers:
         head += _checked(name, value)
-    return head + b"content-length: %d\r\n" % size
+    # RFC 9110, 8.6: an answer of status 204 has no body and must not say how long it would be.
+    return head if answer.status == 204 else head + b"content-length: %d\r\n" % size
 
 
 def of_error(error: FascicleError, path: str) -> Answer:
     """The answer that an expected error becomes."""
+    if error.status == 204:
+        return Answer(status=204)
     text = f"{error.message} ({path}).\n" if error.names_path else f"{error.message}\n"
     headers = [("X-Content-Type-Options", "nosniff")]
     if isinstance(error, RangeNotSatisfiable):
@@ -145,7 +148,8 @@ class Sending:
             body = b"".join(body)
         headers = self._headers(answer)
         size = body.nbytes if type(body) is memoryview else len(body)
-        headers.append((b"content-length", b"%d" % size))
+        if answer.status != 204:  # RFC 9110, 8.6
+            headers.append((b"content-length", b"%d" % size))
         self.status = answer.status
         self.size = size
         self.started = True
