@@ -1,0 +1,49 @@
+"""What an annotation instance tells the instances that follow it, inside of the transaction that changes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+KINDS = ("Unknown", "PostSyn", "PreSyn", "Gap", "Note")
+"""Kinds of elements; their places here are their numbers."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Points:
+    """Elements as they are counted: one row each."""
+
+    labels: NDArray[np.uint64]
+    """Bodies u64[n], never 0."""
+    kinds: NDArray[np.uint8]
+    """Places in `KINDS`, u8[n]."""
+    positions: NDArray[np.int32]
+    """Voxels i32[n, 3]: x, y, z."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PointsChanged:
+    """Elements came to bodies and left them: posted, deleted, moved, of another kind, or by writing voxels."""
+
+    removed: Points
+    """As they were before."""
+    added: Points
+    """As they are now."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BodiesJoined:
+    """All elements of the bodies `merged` belong to `target` now: a merge, or a renumbering (`target` had none)."""
+
+    target: int
+    merged: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Emptied:
+    """Nothing is left of what was counted at this version: every element went at once."""
