@@ -1,0 +1,1 @@
+"""Regions of interest: sets of blocks, stored as runs along x."""
