@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fascicle.volumes.array_files import CrackleVolume, Hdf5Volume, NpyVolume, TiffVolume
-from fascicle.volumes.base import VolumeError, VolumeSource
+from fascicle.volumes.base import Pyramid, VolumeError, VolumeSource
 from fascicle.volumes.image_stack import SUFFIXES, ImageStack
-from fascicle.volumes.precomputed import PrecomputedVolume
+from fascicle.volumes.precomputed import PrecomputedVolume, open_precomputed
 
 
 def open_volume(source: str | Sequence[str], dataset: str | None = None, scale: int = 0) -> VolumeSource:
@@ -39,6 +39,27 @@ def open_volume(source: str | Sequence[str], dataset: str | None = None, scale: 
     if path.is_dir():
         return _open_folder(path, scale)
     return _open_file(path, dataset)
+
+
+def open_pyramid(address: str, dataset: str | None = None) -> Pyramid:
+    """Open all scales of a volume; `address` and `dataset` as `open_volume` takes them.
+
+    A source that has only one scale is a pyramid of one. Scales that cannot be decoded are listed like the others;
+    reading them raises VolumeError.
+
+    Example: `with open_pyramid("https://example.org/gray") as gray: gray.scales[-1].read((0, 0, 0), (10, 100, 100))`
+    """
+    place = address.removeprefix("precomputed://")
+    is_folder = any((Path(place.removeprefix("file://")) / name).is_file() for name in ("info", "info.gz"))
+    if place != address or address.startswith(("http://", "https://", "file://")) or is_folder:
+        return open_precomputed(place)
+    source = open_volume(address, dataset)
+    return Pyramid(source.name, _kind(source), (source,))
+
+
+def _kind(source: VolumeSource) -> str:
+    """What wider integers are taken for if the source does not say."""
+    return "segmentation" if source.dtype.kind in "iu" and source.dtype.itemsize >= 4 else "image"
 
 
 def _open_folder(path: Path, scale: int) -> VolumeSource:

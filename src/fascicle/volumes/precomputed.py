@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from fascicle.volumes.base import Array, VolumeError, VolumeSource, Zyx
+from fascicle.volumes.base import Array, Pyramid, VolumeError, VolumeSource, Zyx
 
 TIMEOUT_S = 60.0
 ATTEMPTS = 4
@@ -28,19 +28,18 @@ _GZIP_MAGIC = b"\x1f\x8b"
 class PrecomputedVolume(VolumeSource):
     """One scale of a precomputed volume; `address` is a folder, `file://...`, `http://...` or `https://...`."""
 
-    def __init__(self, address: str, scale: int = 0) -> None:
+    concurrent = True
+
+    def __init__(self, address: str, scale: int = 0, info: dict[str, Any] | None = None) -> None:
         self.name = address
         self._root = address.removeprefix("file://").rstrip("/")
-        text = _fetch(f"{self._root}/info")
-        if text is None:
-            raise VolumeError(f"{address} has no precomputed volume: there is no file named info")
+        info = _read_info(address) if info is None else info
         try:
-            info = msgspec.json.decode(text)
             scales = info["scales"]
             if not 0 <= scale < len(scales):
                 raise VolumeError(f"{address} has {len(scales)} scales, so there is no scale {scale}")
             self._take(info, scales[scale])
-        except (msgspec.DecodeError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise VolumeError(f"the info of {address} is not that of a precomputed volume: {error!r}") from None
 
     def _take(self, info: dict[str, Any], scale: dict[str, Any]) -> None:
@@ -48,11 +47,11 @@ class PrecomputedVolume(VolumeSource):
             raise VolumeError(f"{self.name} has {info['num_channels']} channels; one is needed")
         if scale.get("sharding"):
             raise VolumeError(f"{self.name} is sharded; only unsharded volumes can be read")
-        self._encoding = scale["encoding"]
-        if self._encoding not in ("raw", "jpeg", "compressed_segmentation"):
-            raise VolumeError(f"{self.name} has the encoding {self._encoding!r}, which cannot be read")
+        self.encoding = scale["encoding"]
+        if self.encoding not in ("raw", "jpeg", "compressed_segmentation"):
+            raise VolumeError(f"{self.name} has the encoding {self.encoding!r}, which cannot be read")
         self.dtype = np.dtype(info["data_type"])
-        if self._encoding == "jpeg" and self.dtype != np.uint8:
+        if self.encoding == "jpeg" and self.dtype != np.uint8:
             raise VolumeError(f"{self.name} claims JPEG chunks of {self.dtype.name}")
         self._key = scale["key"]
         self._size = _triple(scale["size"])
@@ -80,29 +79,60 @@ class PrecomputedVolume(VolumeSource):
                 out[tuple(outer[::-1])] = chunk[tuple(inner[::-1])]
         return out
 
-    def _chunk_voxels(self, begin: list[int], end: list[int]) -> Array | None:
-        """A chunk [z, y, x], or None if it is not stored."""
-        spans = [f"{b + o}-{e + o}" for b, e, o in zip(begin, end, self.offset_xyz, strict=True)]
+    def chunk_bytes(self, cell_zyx: Zyx) -> bytes | None:
+        start, stop = self.chunk_box(cell_zyx)
+        return self._stored(list(start[::-1]), list(stop[::-1]))
+
+    def _stored(self, begin: list[int], end: list[int]) -> bytes | None:
+        spans = self._spans(begin, end)
         folder = f"{self._root}/{self._key}"
         data = _fetch(f"{folder}/{'_'.join(spans)}")
         if data is None and not _is_remote(self._root):
             data = _fetch(f"{folder}/{'/'.join(spans)}")
+        return data
+
+    def _spans(self, begin: list[int], end: list[int]) -> list[str]:
+        return [f"{b + o}-{e + o}" for b, e, o in zip(begin, end, self.offset_xyz, strict=True)]
+
+    def _chunk_voxels(self, begin: list[int], end: list[int]) -> Array | None:
+        """A chunk [z, y, x], or None if it is not stored."""
+        data = self._stored(begin, end)
         if data is None:
             return None
         shape = (end[2] - begin[2], end[1] - begin[1], end[0] - begin[0])
         try:
             return self._decode(data, shape)
         except Exception as error:
-            raise VolumeError(f"chunk {'_'.join(spans)} of {self.name} cannot be decoded: {error}") from None
+            name = "_".join(self._spans(begin, end))
+            raise VolumeError(f"chunk {name} of {self.name} cannot be decoded: {error}") from None
 
     def _decode(self, data: bytes, shape: Zyx) -> Array:
-        if self._encoding == "raw":
+        if self.encoding == "raw":
             return np.frombuffer(data, self.dtype.newbyteorder("<")).reshape(shape)
-        if self._encoding == "jpeg":
+        if self.encoding == "jpeg":
             import simplejpeg
 
             return np.asarray(simplejpeg.decode_jpeg(data, colorspace="GRAY")).reshape(shape)
         return decode_compressed_segmentation(data, shape, self.dtype, self._block)
+
+
+def open_precomputed(address: str) -> Pyramid:
+    """All scales of a precomputed volume."""
+    info = _read_info(address)
+    scales = tuple(PrecomputedVolume(address, scale, info) for scale in range(len(info.get("scales", ()))))
+    if not scales:
+        raise VolumeError(f"{address} has 0 scales")
+    return Pyramid(address, str(info.get("type", "image")).lower(), scales)
+
+
+def _read_info(address: str) -> dict[str, Any]:
+    text = _fetch(f"{address.removeprefix('file://').rstrip('/')}/info")
+    if text is None:
+        raise VolumeError(f"{address} has no precomputed volume: there is no file named info")
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.MsgspecError as error:
+        raise VolumeError(f"the info of {address} is not that of a precomputed volume: {error!r}") from None
 
 
 def decode_compressed_segmentation(data: bytes, shape: Zyx, dtype: np.dtype[Any], block_xyz: Zyx) -> Array:
