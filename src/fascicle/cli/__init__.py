@@ -12,6 +12,7 @@ from fascicle import __version__
 _COMMANDS = {
     "serve": ("fascicle.cli.serve", "serve", "Answer requests over HTTP."),
     "demo": ("fascicle.cli.demo", "demo", "A small brain, versioned and segmented, in the browser."),
+    "init": ("fascicle.cli.init", "init", "Make the instances that proofreading needs, or the hemibrain's."),
     "ingest": ("fascicle.cli.ingest", "ingest", "Bring images or labels into a volume."),
     "repo": ("fascicle.cli.repo", "repo", "Make, list and show repos of a store."),
     "backup": ("fascicle.cli.backup", "backup", "Copy a store, also while it is in use."),

@@ -24,6 +24,7 @@ from fascicle.pipeline.ingest_connections import Body, Connection, IngestError
 from fascicle.pipeline.ingest_journal import Journal
 from fascicle.pipeline.ingest_mapping import bodies_of, mapping_messages, read_mapping
 from fascicle.pipeline.ingest_plan import Box, aligned, box_between, clipped, coarser_scales, halved, past, tiling
+from fascicle.pipeline.version_choice import choose_version, make_repo
 from fascicle.volumes import VolumeSource
 
 Voxels = NDArray[Any]
@@ -414,21 +415,10 @@ def _wrong_sizes(work: _Ingest, counts: list[tuple[NDArray[np.uint64], NDArray[n
 
 def _find_node(connection: Connection, options: IngestOptions) -> tuple[str, str]:
     """The reference of the version to write to, and the root of its repo."""
-    if bool(options.uuid) == bool(options.repo):
-        raise IngestError("name either a version (--uuid) or a repo (--repo)")
-    if options.uuid:
-        repo = connection.json("GET", f"/api/repo/{options.uuid}/info")
-        matches = [uuid for uuid in repo["DAG"]["Nodes"] if uuid.startswith(options.uuid)]
-        return (matches[0] if len(matches) == 1 else options.uuid), repo["Root"]
-    repos = [repo for repo in connection.json("GET", "/api/repos/info").values() if repo["Alias"] == options.repo]
-    if len(repos) > 1:
-        raise IngestError(f"{len(repos)} repos have the alias {options.repo!r}: name a version with --uuid")
-    if repos:
-        nodes = repos[0]["DAG"]["Nodes"]
-        return (repos[0]["Root"] if len(nodes) == 1 else f"{repos[0]['Root']}:master"), repos[0]["Root"]
-    made = {"alias": options.repo, "description": f"made by an ingest of {options.instance}"}
-    root: str = connection.json("POST", connection.privileged("/api/repos"), made)["root"]
-    return root, root
+    found = choose_version(connection, options.uuid, options.repo)
+    if found is None:
+        found = make_repo(connection, options.repo, f"made by an ingest of {options.instance}")
+    return found.node, found.root
 
 
 def _typename_for(dtype: np.dtype[Any]) -> str:
