@@ -54,6 +54,17 @@ class VolumeSource(ABC):
         """
         raise VolumeError(f"{self.name} has no encoded chunks")
 
+    def decode_chunk(self, data: bytes, cell_zyx: Zyx) -> Array:
+        """The voxels [z, y, x] in what `chunk_bytes` gave for a cell. Raises VolumeError for damaged ones."""
+        raise VolumeError(f"{self.name} has no encoded chunks")
+
+    def chunk(self, cell_zyx: Zyx) -> Array | None:
+        """The voxels [z, y, x] of a cell, as many as exist; None if its chunk is known not to be stored."""
+        if not self.encoding:
+            return self.read(*self.chunk_box(cell_zyx))
+        data = self.chunk_bytes(cell_zyx)
+        return None if data is None else self.decode_chunk(data, cell_zyx)
+
     def chunk_box(self, cell_zyx: Zyx) -> tuple[Zyx, Zyx]:
         """Start and stop of a cell's voxels; VolumeError if the cell lies outside of the volume."""
         start = tuple(c * n for c, n in zip(cell_zyx, self.chunk_zyx, strict=True))

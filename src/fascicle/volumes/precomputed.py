@@ -83,6 +83,15 @@ class PrecomputedVolume(VolumeSource):
         start, stop = self.chunk_box(cell_zyx)
         return self._stored(list(start[::-1]), list(stop[::-1]))
 
+    def decode_chunk(self, data: bytes, cell_zyx: Zyx) -> Array:
+        start, stop = self.chunk_box(cell_zyx)
+        z, y, x = (b - a for a, b in zip(start, stop, strict=True))
+        try:
+            return self._decode(data, (z, y, x))
+        except Exception as error:
+            named = "_".join(self._spans(list(start[::-1]), list(stop[::-1])))
+            raise VolumeError(f"chunk {named} of {self.name} cannot be decoded: {error}") from None
+
     def _stored(self, begin: list[int], end: list[int]) -> bytes | None:
         spans = self._spans(begin, end)
         folder = f"{self._root}/{self._key}"
