@@ -13,87 +13,46 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from fascicle.datatypes.image.block_cache import BlockCache
-from fascicle.datatypes.image.blocks import (
-    RAW,
-    BlockLayout,
-    Voxels,
-    after_block_key,
-    block_key,
-    block_of_key,
-    decode_block,
-)
+from fascicle.datatypes.image.block_source import BlockSource, Located
+from fascicle.datatypes.image.blocks import RAW, BlockLayout, Voxels, decode_block
 from fascicle.datatypes.voxel_requests import Triple, VolumeRequest
-from fascicle.store.base import INLINE, inline_value
-from fascicle.versions.resolution import ENVELOPE_BYTES, VersionedView
 
-BLOCKS = 20
-"""The key class of image blocks."""
-BATCH_BYTES = 4 << 20
-"""About so much is loaded at once."""
 SLAB_BYTES = 4 << 20
 """A streamed box comes in slabs of about this size, or in layers of blocks if these are larger ..."""
 LAYER_BYTES = 32 << 20
 """... but in slabs of this size at most."""
 
-Located = tuple[Triple, bytes]
-"""A block coordinate and the handle of the block's value."""
-
-
 class BlockReader:
     """The blocks of one instance as seen at one version. Used by one thread."""
 
-    def __init__(self, view: VersionedView, layout: BlockLayout, cache: BlockCache) -> None:
-        self.view = view
+    def __init__(self, source: BlockSource, layout: BlockLayout, cache: BlockCache) -> None:
+        self.source = source
         self.layout = layout
         self.cache = cache
 
     # -- blocks
 
-    def row(self, start_xyz: Triple, last_x: int) -> Iterator[Located]:
-        """The stored blocks from a coordinate along x, up to and including `last_x`."""
-        _, y, z = start_xyz
-        stop = after_block_key((last_x, y, z))
-        for key, _, handle in self.view.scan(BLOCKS, block_key(start_xyz), stop):
-            yield block_of_key(key), handle
-
-    def located(self, first_xyz: Triple, last_xyz: Triple) -> Iterator[Located]:
-        """The stored blocks of a box of blocks (inclusive), in the order z, y, x."""
-        for z in range(first_xyz[2], last_xyz[2] + 1):
-            for y in range(first_xyz[1], last_xyz[1] + 1):
-                yield from self.row((first_xyz[0], y, z), last_xyz[0])
-
-    def handle(self, block_xyz: Triple) -> bytes | None:
-        return self.view.handle(BLOCKS, block_key(block_xyz))
-
-    def stored(self, blocks: Sequence[Located]) -> Iterator[tuple[Triple, bytes, memoryview]]:
-        """(coordinate, handle, stored form) of blocks, in their order; loads them many at a time."""
-        per_batch = max(1, BATCH_BYTES // max(1, self.layout.block_bytes))
-        for start in range(0, len(blocks), per_batch):
-            part = blocks[start : start + per_batch]
-            batch = self.view.txn.load_many([handle for _, handle in part])
-            for i, (block, handle) in enumerate(part):
-                yield block, handle, batch.value(i)[ENVELOPE_BYTES:]
-
     def decoded_row(self, start_xyz: Triple, last_x: int) -> Iterator[tuple[Triple, Voxels]]:
-        """(coordinate, voxels) of the stored blocks of a row, in its order."""
-        blocks = list(self.row(start_xyz, last_x))
-        for block, _, stored in self.stored(blocks):
+        """(coordinate, voxels) of the blocks of a row that there are, in its order."""
+        _, y, z = start_xyz
+        blocks = list(self.source.located(start_xyz, (last_x, y, z)))
+        for block, _, stored in self.source.stored(blocks):
             yield block, decode_block(stored, self.layout)
 
-    def voxels(self, handle: bytes) -> Voxels:
+    def voxels(self, name: bytes) -> Voxels:
         """A whole block, from the cache if it is there; it is kept there."""
-        found: Voxels | None = self.cache.get(handle)
+        found: Voxels | None = self.cache.get(name)
         if found is None:
-            found = decode_block(self.view.load(handle), self.layout)
-            if inline_value(handle) is None:
-                self.cache.put(handle, found, found.nbytes)
+            found = decode_block(self.source.load(name), self.layout)
+            if self.source.is_kept(name):
+                self.cache.put(name, found, found.nbytes)
         return found
 
     # -- boxes
 
     def within(self, request: VolumeRequest) -> list[Located]:
-        """The stored blocks that a box touches, in the order z, y, x."""
-        return list(self.located(*request.blocks(self.layout.size_xyz)))
+        """The blocks that there are and that a box touches, in the order z, y, x."""
+        return list(self.source.located(*request.blocks(self.layout.size_xyz)))
 
     def box(self, request: VolumeRequest, blocks: Sequence[Located] | None = None) -> Voxels:
         """All voxels of a box: [z, y, x] or [z, y, x, channel]; the background where nothing is stored.
@@ -167,30 +126,28 @@ class BlockReader:
                 missing.append((block, handle))
             else:
                 yield block, found
-        for block, handle, stored in self.stored(missing):
+        for block, handle, stored in self.source.stored(missing):
             voxels = decode_block(stored, self.layout)
-            if stored[0] != RAW and inline_value(handle) is None:
+            if stored[0] != RAW and self.source.is_kept(handle):
                 self.cache.put(handle, voxels, voxels.nbytes)
             yield block, voxels
 
-    def _part(self, handle: bytes, planes: slice, rows: slice, columns: slice) -> Voxels:
+    def _part(self, name: bytes, planes: slice, rows: slice, columns: slice) -> Voxels:
         """Some of a block's voxels, by slices of z, y and x."""
         layout = self.layout
         thin = planes.stop - planes.start < layout.size_xyz[2] and self._is_most(rows, columns)
-        if thin and handle[0] != INLINE and self._is_raw(handle):
-            start = ENVELOPE_BYTES + 1
-            data = self.view.txn.load_part(
-                handle, start + planes.start * layout.plane_bytes, start + planes.stop * layout.plane_bytes
-            )
+        if thin and self._is_raw(name):
+            data = self.source.part(name, 1 + planes.start * layout.plane_bytes, 1 + planes.stop * layout.plane_bytes)
             return np.frombuffer(data, layout.dtype).reshape(-1, *layout.shape[1:])[:, rows, columns]
-        return self.voxels(handle)[planes, rows, columns]
+        return self.voxels(name)[planes, rows, columns]
 
-    def _is_raw(self, handle: bytes) -> bool:
-        known = self.cache.raw.get(handle)
+    def _is_raw(self, name: bytes) -> bool:
+        """Whether planes of a block can be read alone."""
+        known = self.cache.raw.get(name)
         if known is not None:
             return known
-        is_raw = bool(self.view.txn.load_part(handle, 0, ENVELOPE_BYTES + 1)[-1] == RAW)
-        self.cache.remember_raw(handle, is_raw)
+        is_raw = self.source.first_byte(name) == RAW
+        self.cache.remember_raw(name, is_raw)
         return is_raw
 
 

@@ -175,17 +175,33 @@ def framed_payload(stored: memoryview, framing: str, layout: BlockLayout) -> lis
         return [payload if coding == JPEG else block_jpeg(decode_block(stored, layout))]
     method = layout.compression.partition(":")[0]
     if framing == AS_STORED:
-        if method == "jpeg" and coding == JPEG:
-            return [payload]
+        if method == "jpeg":
+            return [payload if coding == JPEG else block_jpeg(decode_block(stored, layout))]
         if method == "gzip" and coding == GZIP:
             return [payload]
-        if method == "lz4":
-            prefix = struct.pack("<I", layout.block_bytes)
-            return [prefix, payload] if coding == LZ4 else [prefix, lz4_literals(layout.block_bytes), payload]
+        if method == "lz4" and coding == LZ4:
+            return [struct.pack("<I", layout.block_bytes), payload]
     voxels = payload if coding == RAW else decode_block(stored, layout).data.cast("B")
-    if framing == AS_STORED and method == "snappy":
-        return [snappy_literal(layout.block_bytes), voxels]
+    if framing == AS_STORED:
+        if method == "lz4":
+            return [struct.pack("<I", layout.block_bytes), lz4_literals(layout.block_bytes), voxels]
+        if method == "gzip":
+            return [igzip.compress(voxels, 1, mtime=0)]
+        if method == "snappy":
+            return [snappy_literal(layout.block_bytes), voxels]
     return [voxels]
+
+
+def holds_gray_jpeg(data: bytes, layout: BlockLayout) -> bool:
+    """Whether a JPEG has one component and as many pixels as a block has voxels (ITU T.81, annex B)."""
+    at = 2
+    while at + 9 < len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width, components = struct.unpack_from(">HHB", data, at + 5)
+            return bool(components == 1 and height * width == layout.block_bytes)
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return False
 
 
 def lz4_literals(size: int) -> bytes:

@@ -11,8 +11,17 @@ import msgspec
 import numpy as np
 
 from fascicle.datatypes.base import Answer, Call, Change, Commit, Reply
+from fascicle.datatypes.elsewhere import elsewhere_of, is_elsewhere
 from fascicle.datatypes.image.block_cache import cache_of
-from fascicle.datatypes.image.block_reader import BATCH_BYTES, BLOCKS, BlockReader, Located
+from fascicle.datatypes.image.block_reader import BlockReader
+from fascicle.datatypes.image.block_source import (
+    BATCH_BYTES,
+    BLOCKS,
+    BlockSource,
+    Located,
+    RemoteBlocks,
+    StoredBlocks,
+)
 from fascicle.datatypes.image.block_spool import BlockSpool, BodySpool
 from fascicle.datatypes.image.blocks import (
     AS_JPEG,
@@ -54,7 +63,6 @@ from fascicle.datatypes.voxel_requests import (
     parse_volume,
 )
 from fascicle.errors import NOT_JSON, BadRequest
-from fascicle.store.base import inline_value
 
 LZ4_ANSWER_BYTES = 256 << 20
 """Larger volumes asked for as one LZ4 block are framed as literals instead of being compressed in memory."""
@@ -65,7 +73,24 @@ PIECE_BYTES = 1 << 20
 
 def reader_of(call: Call) -> BlockReader:
     """The blocks that a request sees."""
-    return BlockReader(call.view, layout_of(call.instance), cache_of(call.store))
+    layout = layout_of(call.instance)
+    return BlockReader(source_of(call, layout), layout, cache_of(call.store))
+
+
+def source_of(call: Call, layout: BlockLayout) -> BlockSource:
+    """Where the blocks that a request sees come from."""
+    if is_elsewhere(call.instance.properties):
+        scale = elsewhere_of(call.settings).scale(call.instance.properties)
+        return RemoteBlocks(scale, layout, call.instance.id)
+    return StoredBlocks(call.view, layout)
+
+
+def _refuse_elsewhere(call: Call) -> None:
+    if is_elsewhere(call.instance.properties):
+        raise BadRequest(
+            f'Data "{call.instance.name}" uses an immutable GridStore so cannot received POSTs: '
+            "its voxels are in a volume that lives elsewhere"
+        )
 
 
 # -- metadata
@@ -157,7 +182,7 @@ def _kept(reader: BlockReader, box: VolumeRequest, what: object, make: Callable[
     for block, handle in blocks:
         seen.update(b"%d %d %d %d " % (*block, len(handle)))
         seen.update(handle)
-    key = (reader.view.instance_id, what, seen.digest())
+    key = (reader.source.instance_id, what, seen.digest())
     found: bytes | None = reader.cache.get(key)
     if found is None:
         found = make(blocks)
@@ -174,7 +199,7 @@ def _volume_jpeg(reader: BlockReader, request: VolumeRequest) -> bytes:
 
     def make(blocks: Sequence[Located]) -> bytes:
         if len(blocks) == 1 and request.size_xyz == reader.layout.size_xyz and request.is_aligned(request.size_xyz):
-            stored = memoryview(reader.view.load(blocks[0][1]))
+            stored = memoryview(reader.source.load(blocks[0][1]))
             if stored[0] == JPEG:
                 return bytes(stored[1:])
         return block_jpeg(reader.box(request, blocks))
@@ -208,6 +233,7 @@ def post_raw(call: Call) -> Commit:
         raise BadRequest("DVID does not permit 2d mutations, only 3d block-aligned stores")
     if call.keyword == "isotropic":
         raise BadRequest("can only POST 'raw' not 'isotropic' images")
+    _refuse_elsewhere(call)
     layout = layout_of(call.instance)
     check_payload(request, layout.bytes_per_voxel)
     _refuse_roi(call)
@@ -280,6 +306,7 @@ def _span_voxels(reader: BlockReader, start: Triple, span: int) -> Iterator[byte
 
 def post_blocks(call: Call) -> Commit:
     """Replace consecutive blocks along x; what follows the last one is ignored."""
+    _refuse_elsewhere(call)
     layout = layout_of(call.instance)
     (x, y, z), span = _span(call, layout)
     spool = BodySpool(span * layout.block_bytes, call.store.path)
@@ -322,9 +349,8 @@ def get_subvolblocks(call: Call) -> Answer:
     check_alignment(request, layout.size_xyz, "use labels via 'block' endpoint")
     framing = _framing(call, layout)
     reader = reader_of(call)
-    if request.size_xyz == layout.size_xyz:
-        return Answer.binary(b"".join(_records(reader, reader.located(*request.blocks(layout.size_xyz)), framing)))
-    return Answer.binary(_records(reader, reader.located(*request.blocks(layout.size_xyz)), framing))
+    records = _records(reader, reader.source.located(*request.blocks(layout.size_xyz)), framing)
+    return Answer.binary(b"".join(records) if request.size_xyz == layout.size_xyz else records)
 
 
 def get_specificblocks(call: Call) -> Answer:
@@ -335,7 +361,7 @@ def get_specificblocks(call: Call) -> Answer:
         raise BadRequest(f"block query string should be three coordinates per block, not {len(numbers)} numbers")
     reader = reader_of(call)
     blocks = ((numbers[i], numbers[i + 1], numbers[i + 2]) for i in range(0, len(numbers), 3))
-    located = ((block, handle) for block in blocks if (handle := reader.handle(block)) is not None)
+    located = reader.source.listed(blocks)
     if call.query.get("prefetch") in ("on", "true"):
         warm_bytes = 0
         for _, handle in located:
@@ -360,7 +386,7 @@ def _records(reader: BlockReader, blocks: Iterator[Located], framing: str) -> It
     while batch := list(itertools.islice(blocks, per_batch)):
         pieces: list[bytes | memoryview] = []
         size = 0
-        for block, handle, stored in reader.stored(batch):
+        for block, handle, stored in reader.source.stored(batch):
             parts = _framed(reader, handle, stored, framing)
             length = sum(map(len, parts))
             pieces += (record_header(block, length), *parts)
@@ -379,7 +405,7 @@ def _framed(reader: BlockReader, handle: bytes, stored: memoryview, framing: str
     found: bytes | None = reader.cache.get((handle, "jpeg"))
     if found is None:
         found = b"".join(framed_payload(stored, framing, reader.layout))
-        if inline_value(handle) is None:
+        if reader.source.is_kept(handle):
             reader.cache.put((handle, "jpeg"), found, len(found))
     return [found]
 

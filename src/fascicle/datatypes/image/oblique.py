@@ -107,14 +107,13 @@ def _gathered(reader: BlockReader, voxels_xyz: NDArray[np.int64]) -> Voxels:
     distinct, which = np.unique(blocks, axis=0, return_inverse=True)
     order = np.argsort(which.reshape(-1), kind="stable")
     ends = np.cumsum(np.bincount(which.reshape(-1), minlength=len(distinct)))
-    begin = 0
-    for (x, y, z), end in zip(distinct.tolist(), ends.tolist(), strict=True):
+    begins = np.append(0, ends[:-1])
+    pieces = {(x, y, z): (a, b) for (x, y, z), a, b in zip(distinct.tolist(), begins, ends, strict=True)}
+    for block_xyz, name in reader.source.listed(pieces):
+        begin, end = pieces[block_xyz]
         chosen = order[begin:end]
-        begin = end
-        handle = reader.handle((x, y, z))
-        if handle is not None:
-            block = reader.voxels(handle)
-            out[chosen] = block[inner[chosen, 2], inner[chosen, 1], inner[chosen, 0]]
+        block = reader.voxels(name)
+        out[chosen] = block[inner[chosen, 2], inner[chosen, 1], inner[chosen, 0]]
     return out
 
 
