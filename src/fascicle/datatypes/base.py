@@ -17,7 +17,7 @@ import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import msgspec
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from fascicle.versions.model import Instance, Node
 
 ANY_METHOD = "*"
+
+T = TypeVar("T")
 
 
 class Work(enum.Enum):
@@ -132,6 +134,7 @@ class Call:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Server settings that datatypes look at, e.g. `allow_labelmap_split`."""
     _pieces: Iterator[bytes] | None = None
+    _commit: Callable[[Callable[[Change], Any]], Any] | None = None
 
     @property
     def view(self) -> VersionedView:
@@ -143,6 +146,16 @@ class Call:
         if self._pieces is not None:
             return self._pieces
         return iter((self.body,) if self.body else ())
+
+    def commit(self, apply: Callable[[Change], T]) -> T:
+        """Make a change now and return its result once it is durable; raises what `apply` raised.
+
+        For uploads whose parts stay although a later part is refused; all others return a `Commit`. Only in handlers
+        of heavy routes, which run in a thread.
+        """
+        assert self._commit is not None, "this call has nothing to commit with"
+        result: T = self._commit(apply)
+        return result
 
     def flag(self, name: str) -> bool:
         """Whether a boolean option is on: only the literal `true` counts."""
@@ -229,6 +242,8 @@ class Datatype(ABC):
     default_compression: ClassVar[str] = "lz4"
     versioned_classes: ClassVar[tuple[int, ...]] = ()
     """Classes of keys that stand alone, so that `POST .../resolve` may take one parent's value for each key."""
+    lacks: ClassVar[frozenset[str]] = frozenset()
+    """Keywords that instances of other types have and those of this type do not."""
 
     @abstractmethod
     def create(self, settings: Mapping[str, str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from fascicle.errors import BadRequest
 _PACKAGES = {
     "keyvalue": ("fascicle.datatypes.keyvalue", "Keyvalue"),
     "labelmap": ("fascicle.datatypes.labelmap", "Labelmap"),
+    "roi": ("fascicle.datatypes.roi", "Roi"),
     "uint8blk": ("fascicle.datatypes.image", "Uint8"),
     "uint16blk": ("fascicle.datatypes.image", "Uint16"),
     "uint32blk": ("fascicle.datatypes.image", "Uint32"),

@@ -186,7 +186,8 @@ LOG_ROUTES: tuple[Route, ...] = (
 def routes(typename: str) -> tuple[Route, ...]:
     """All routes of a datatype, its own first."""
     generic = ROUTES + LOG_ROUTES if typename in LOGGED else ROUTES
-    return registry.datatype(typename).routes + generic
+    datatype = registry.datatype(typename)
+    return datatype.routes + tuple(route for route in generic if route.keyword not in datatype.lacks)
 
 
 @cache
