@@ -32,6 +32,14 @@ class SampleBrain:
     """The body of each supervoxel: the id of its first supervoxel. Same length as `supervoxel_ids`."""
     resolution_nm: tuple[int, int, int]
     """Edge lengths of a voxel, x, y, z."""
+    nodes_zyx: NDArray[np.float32]
+    """Points along the middle of the neurites, in voxels: those of one neurite one after the other."""
+    node_radii: NDArray[np.float32]
+    """How thick the neurites are meant to be there, in voxels."""
+    node_parents: NDArray[np.int32]
+    """The node before each, which is of the same neurite; -1 where a neurite begins."""
+    node_bodies: NDArray[np.uint64]
+    """The body of each node; 0 for neurites that got no voxels."""
 
     @property
     def bodies_zyx(self) -> NDArray[np.uint64]:
@@ -100,8 +108,10 @@ def make_brain(seed: int = 1, size_zyx: tuple[int, int, int] = (256, 256, 256)) 
             )
         )
     piece_of_node = _pieces(parent, branch)
-    supervoxels, supervoxel_ids, body_ids = _number(owner, piece_of_node, neurite)
-    return SampleBrain(grayscale, supervoxels, supervoxel_ids, body_ids, RESOLUTION_NM)
+    supervoxels, supervoxel_ids, body_ids, node_bodies = _number(owner, piece_of_node, neurite)
+    return SampleBrain(
+        grayscale, supervoxels, supervoxel_ids, body_ids, RESOLUTION_NM, nodes_zyx, radii, parent, node_bodies
+    )
 
 
 def _noise_cube(noise: np.random.Generator, edge: int, sigma: float) -> NDArray[np.float32]:
@@ -135,8 +145,8 @@ def _pieces(parent: NDArray[np.int32], branch: NDArray[np.int32]) -> NDArray[np.
 
 def _number(
     owner: NDArray[np.int32], piece_of_node: NDArray[np.int64], neurite: NDArray[np.int32]
-) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]:
-    """Supervoxel volume, ids and bodies from the node that owns each voxel."""
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]:
+    """Supervoxel volume, ids, their bodies, and the bodies of nodes, from the node that owns each voxel."""
     present = np.zeros(neurite.size, np.bool_)
     present[owner[owner >= 0]] = True
     pieces = np.unique(piece_of_node[present])
@@ -147,10 +157,10 @@ def _number(
     neurite_of_piece = np.zeros(id_of_piece.size, np.int64)
     neurite_of_piece[piece_of_node] = neurite
     neurites = neurite_of_piece[pieces]
-    first = np.zeros(int(neurites.max()) + 1, np.uint64)
+    first = np.zeros(int(neurite.max()) + 1, np.uint64)
     supervoxel_ids = np.arange(1, pieces.size + 1, dtype=np.uint64)
     first[neurites[::-1]] = supervoxel_ids[::-1]
-    return supervoxels, supervoxel_ids, first[neurites]
+    return supervoxels, supervoxel_ids, first[neurites], first[neurite]
 
 
 def _mitochondria(
