@@ -335,7 +335,9 @@ class Application:
         txn = reading.__enter__()
         try:
             plan = self.plan(request, txn)
-            reply = plan.handler(self._call(request, plan, txn, body, pieces))
+            call = self._call(request, plan, txn, body, pieces)
+            call._commit = lambda apply: self.store.write(self._change(request, plan, Commit(apply)))
+            reply = plan.handler(call)
             if isinstance(reply, Answer) and not isinstance(reply.body, (bytes, memoryview)):
                 kept, reading = reading, None
                 return plan, reply, kept

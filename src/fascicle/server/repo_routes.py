@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
-from fascicle.datatypes import registry
+from fascicle.datatypes import instance_settings, registry
 from fascicle.datatypes.base import Answer
 from fascicle.datatypes.change import MIN_MUTATION_ID, StoreChange
 from fascicle.errors import BadRequest
@@ -15,8 +13,6 @@ from fascicle.server.descriptions import Describer
 from fascicle.versions import conflicts, graph, references
 from fascicle.versions.catalog import CatalogEditor
 from fascicle.versions.model import Instance, Node
-
-_CHECKSUMS = frozenset({"none", "crc32"})
 
 
 def describer(call: CatalogCall) -> Describer:
@@ -101,67 +97,20 @@ def _branch_versions(call: CatalogCall) -> Answer:
 # -- instances
 
 
-def _as_text(name: str, value: Any) -> str:
-    """A setting as text: numbers, booleans and lists of numbers are taken, too."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return f"{value:g}" if isinstance(value, float) else str(value)
-    if isinstance(value, list) and all(isinstance(part, int | float | str) for part in value):
-        return ",".join(_as_text(name, part) for part in value)
-    raise BadRequest(f"Setting for '{name}' was not a string: {msgspec.json.encode(value).decode()}")
-
-
-def _versioned(text: str) -> bool:
-    if text.lower() in ("true", "1", "t", ""):
-        return True
-    if text.lower() in ("false", "0", "f"):
-        return False
-    raise BadRequest(f"'versioned' must be true or false, not {text!r}")
-
-
-def _compression(text: str, default: str) -> str:
-    if not text:
-        return default
-    name, _, level = text.lower().partition(":")
-    levels = {"gzip": range(1, 10), "jpeg": range(1, 101)}.get(name, range(0))
-    if name not in ("none", "snappy", "lz4", "gzip", "jpeg") or (
-        level and not (level.isdecimal() and int(level) in levels)
-    ):
-        raise BadRequest(f"Illegal compression specified: {text}")
-    return text.lower()
-
-
-def _tags(text: str) -> dict[str, str] | None:
-    tags = {}
-    for part in text.split(","):
-        if part.strip():
-            name, equals, value = part.partition("=")
-            if not equals or not name.strip():
-                raise BadRequest(f"'Tags' must be written as 'name1=value1,name2=value2', not {text!r}")
-            tags[name.strip()] = value.strip()
-    return tags or None
-
-
 def _create_instance(call: CatalogCall) -> Edit:
-    settings = {name: _as_text(name, value) for name, value in call.json().items() if value is not None}
+    settings = instance_settings.as_texts(call.json())
     for name in ("typename", "dataname"):
         if not settings.get(name):
             raise BadRequest(f"POST on repo endpoint requires specification of valid '{name}'")
     typename, name = settings["typename"], settings["dataname"]
     datatype = registry.datatype(typename)
-    checksum = settings.get("checksum", "").lower() or "none"
-    if checksum not in _CHECKSUMS:
-        raise BadRequest(f"Illegal checksum specified: {settings['checksum']}")
     fields = {
         "name": name,
         "typename": typename,
-        "versioned": _versioned(settings.get("versioned", "true")),
-        "compression": _compression(settings.get("compression", ""), datatype.default_compression),
-        "checksum": checksum,
-        "tags": _tags(settings.get("tags", "")),
+        "versioned": instance_settings.versioned(settings.get("versioned", "")),
+        "compression": instance_settings.compression(settings.get("compression", "")) or datatype.default_compression,
+        "checksum": instance_settings.checksum(settings.get("checksum", "")) or "none",
+        "tags": instance_settings.tags(settings.get("tags", "")),
         "properties": datatype.create(settings),
     }
     shown = " ".join(f"{key}:{value}" for key, value in sorted(settings.items()))

@@ -9,9 +9,10 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from fascicle.datatypes.base import ANY_METHOD, Answer, Call, Change, Commit, Datatype, Option, Reply, Route, Work
-from fascicle.datatypes.keyvalue import byte_ranges, messages, tar, text_keys, values
+from fascicle.datatypes.keyvalue import byte_ranges, messages, text_keys, values
 from fascicle.datatypes.keyvalue.messages import Ranged
 from fascicle.errors import NOT_JSON, BadRequest, NotFound
+from fascicle.formats import tar
 from fascicle.store.base import Store
 from fascicle.versions.resolution import VersionedView
 

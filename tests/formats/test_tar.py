@@ -8,7 +8,7 @@ import tarfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fascicle.datatypes.keyvalue import tar
+from fascicle.formats import tar
 
 
 @given(
