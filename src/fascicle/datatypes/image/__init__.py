@@ -11,12 +11,14 @@ from typing import Any
 
 from fascicle.datatypes.base import ANY_METHOD, Datatype, Option, Route, Work
 from fascicle.datatypes.image import endpoints, settings
+from fascicle.datatypes.roi.option import ROI
+from fascicle.datatypes.volume_settings import names_volume
 from fascicle.versions.model import Instance
 from fascicle.versions.resolution import VersionedView
 
 __all__ = ["Float32", "Image", "Rgba8", "Uint8", "Uint16", "Uint32", "Uint64"]
 
-_ROI = Option("roi", "name of a region of interest; refused while this server has no such data")
+_ATTENUATION = Option("attenuation", "1 to 7, with `roi`: divide 8-bit voxels outside by 2 so many times instead")
 _THROTTLE = Option("throttle", "`on` or `true`: refuse with 503 while the maximum of such requests runs")
 _LZ4 = Option("compression", "`lz4`: the voxels of a volume as one LZ4 block without its size")
 _FRAMING = Option(
@@ -41,7 +43,7 @@ ROUTES = (
         {"GET": endpoints.get_raw, "POST": endpoints.post_raw},
         "A slice or a volume; POST replaces a block-aligned volume. " + _FORMATS,
         "<dims>/<size>/<offset>[/<format>]",
-        (_ROI, _THROTTLE, _LZ4),
+        (ROI, _ATTENUATION, _THROTTLE, _LZ4),
         work=Work.HEAVY,
         streams_body=True,
         throttled=True,
@@ -51,7 +53,7 @@ ROUTES = (
         {"GET": endpoints.get_isotropic, "POST": endpoints.post_raw},
         "Like raw; a slice is rescaled so that its pixels are square.",
         "<dims>/<size>/<offset>[/<format>]",
-        (_ROI, _THROTTLE, _LZ4),
+        (ROI, _ATTENUATION, _THROTTLE, _LZ4),
         work=Work.HEAVY,
         throttled=True,
     ),
@@ -100,6 +102,11 @@ class Image(Datatype):
     """What all kinds of voxels share."""
 
     routes = ROUTES
+
+    def completed(self, settings_by_name: Mapping[str, str], server: Mapping[str, Any]) -> Mapping[str, str]:
+        if not names_volume(settings_by_name):
+            return settings_by_name
+        return settings.completed(self.typename, settings_by_name, server)
 
     def create(self, settings_by_name: Mapping[str, str]) -> dict[str, Any]:
         return settings.properties_from(self.typename, settings_by_name)

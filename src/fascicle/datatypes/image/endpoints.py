@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import lz4.block
 import msgspec
@@ -45,6 +46,8 @@ from fascicle.datatypes.image.settings import (
     set_extents,
     voxel_size_from,
 )
+from fascicle.datatypes.roi.option import blank, region_of
+from fascicle.datatypes.roi.regions import Region
 from fascicle.datatypes.slice_images import ImageFormat, encode_image, parse_format, rescale_average
 from fascicle.datatypes.voxel_requests import (
     INT32_MAX,
@@ -140,7 +143,7 @@ def get_isotropic(call: Call) -> Answer:
 def _get_voxels(call: Call, isotropic: bool) -> Answer:
     request = parse_request(call.keyword, call.args)
     check_payload(request, layout_of(call.instance).bytes_per_voxel)
-    _refuse_roi(call)
+    shown = _shown_part(call)
     suffix = call.args[3] if len(call.args) > 3 else ""
     reader = reader_of(call)
     if isinstance(request, SliceRequest):
@@ -149,25 +152,78 @@ def _get_voxels(call: Call, isotropic: bool) -> Answer:
         limit = PICTURE_LIMIT_BYTES if source == request else PICTURE_LIMIT_BYTES // 8  # averages are made of 64 bits
         for picture in (source, request):
             check_payload(picture, reader.layout.bytes_per_voxel, limit)
-        return Answer(_slice_file(reader, source, request, image_format), image_format.content_type)
+        return Answer(_slice_file(reader, source, request, image_format, shown), image_format.content_type)
     if suffix in ("jpg", "jpeg"):
         check_payload(request, reader.layout.bytes_per_voxel, PICTURE_LIMIT_BYTES)
-        return Answer(_volume_jpeg(reader, request), "image/jpeg")
+        return Answer(_volume_jpeg(reader, request, shown), "image/jpeg")
     if call.query.get("compression") == "lz4":
-        return Answer.binary(_lz4_volume(reader, request))
+        return Answer.binary(_lz4_volume(reader, request, shown))
     if request.voxels * reader.layout.bytes_per_voxel <= SMALL_ANSWER_BYTES:
-        return Answer.binary(_bytes_of(reader.box(request)))
-    return Answer.binary(_bytes_of(slab) for slab in reader.slabs(request))
+        return Answer.binary(_bytes_of(_box(reader, request, shown)))
+    return Answer.binary(_bytes_of(slab) for slab in _slabs(reader, request, shown))
 
 
-def _slice_file(reader: BlockReader, source: SliceRequest, target: SliceRequest, image_format: ImageFormat) -> bytes:
+@dataclass(frozen=True, slots=True)
+class ShownPart:
+    """What a request is confined to: voxels of blocks outside are background, or darkened by some bits."""
+
+    region: Region
+    attenuation: int = 0
+
+
+def _shown_part(call: Call) -> ShownPart | None:
+    region = region_of(call)
+    if region is None:
+        return None
+    text = call.query.get("attenuation", "")
+    if not text:
+        return ShownPart(region)
+    attenuation = parse_integer(text)
+    if not 1 <= attenuation <= 7:
+        raise BadRequest("Attenuation should be from 1 to 7 (divides by 2^n)")
+    if layout_of(call.instance).dtype != np.uint8:
+        raise BadRequest(f"attenuation needs 8-bit voxels, {call.instance.name!r} is {call.instance.typename}")
+    return ShownPart(region, attenuation)
+
+
+def _box(
+    reader: BlockReader, request: VolumeRequest, shown: ShownPart | None, blocks: Sequence[Located] | None = None
+) -> Voxels:
+    """The voxels [z, y, x(, channel)] of a box."""
+    voxels = reader.box(request, blocks)
+    if shown is not None:
+        layout = reader.layout
+        blank(voxels, request.offset_xyz, shown.region, layout.size_xyz, layout.background, shown.attenuation)
+    return voxels
+
+
+def _slabs(reader: BlockReader, request: VolumeRequest, shown: ShownPart | None) -> Iterator[Voxels]:
+    """A box in pieces that follow each other along z."""
+    layout = reader.layout
+    x, y, z = request.offset_xyz
+    for slab in reader.slabs(request):
+        if shown is not None:
+            blank(slab, (x, y, z), shown.region, layout.size_xyz, layout.background, shown.attenuation)
+        yield slab
+        z += len(slab)
+
+
+def _slice_file(
+    reader: BlockReader,
+    source: SliceRequest,
+    target: SliceRequest,
+    image_format: ImageFormat,
+    shown: ShownPart | None,
+) -> bytes:
     """The image file of a slice that is read as `source` and rescaled to the size of `target`."""
 
-    def make(blocks: Sequence[Located]) -> bytes:
-        box = reader.box(source.volume, blocks)
+    def make(blocks: Sequence[Located] | None) -> bytes:
+        box = _box(reader, source.volume, shown, blocks)
         image = box.reshape(source.height, source.width, *box.shape[3:])
         return encode_image(rescale_average(image, target.width, target.height), image_format)
 
+    if shown is not None:
+        return make(None)
     return _kept(reader, source.volume, (source, target, image_format), make)
 
 
@@ -194,8 +250,10 @@ def _bytes_of(voxels: Voxels) -> memoryview:
     return voxels.data.cast("B")
 
 
-def _volume_jpeg(reader: BlockReader, request: VolumeRequest) -> bytes:
+def _volume_jpeg(reader: BlockReader, request: VolumeRequest, shown: ShownPart | None) -> bytes:
     """A box as one JPEG; the stored one, if it is a block that is stored as such."""
+    if shown is not None:
+        return block_jpeg(_box(reader, request, shown))
 
     def make(blocks: Sequence[Located]) -> bytes:
         if len(blocks) == 1 and request.size_xyz == reader.layout.size_xyz and request.is_aligned(request.size_xyz):
@@ -207,12 +265,14 @@ def _volume_jpeg(reader: BlockReader, request: VolumeRequest) -> bytes:
     return _kept(reader, request, (request, "jpeg"), make)
 
 
-def _lz4_volume(reader: BlockReader, request: VolumeRequest) -> bytes | Iterator[bytes | memoryview]:
+def _lz4_volume(
+    reader: BlockReader, request: VolumeRequest, shown: ShownPart | None
+) -> bytes | Iterator[bytes | memoryview]:
     """A box as one LZ4 block without its size."""
     size_bytes = request.voxels * reader.layout.bytes_per_voxel
     if size_bytes > LZ4_ANSWER_BYTES:
-        return itertools.chain([lz4_literals(size_bytes)], (_bytes_of(slab) for slab in reader.slabs(request)))
-    packed: bytes = lz4.block.compress(_bytes_of(reader.box(request)), store_size=False)
+        return itertools.chain([lz4_literals(size_bytes)], (_bytes_of(slab) for slab in _slabs(reader, request, shown)))
+    packed: bytes = lz4.block.compress(_bytes_of(_box(reader, request, shown)), store_size=False)
     return packed
 
 
@@ -236,7 +296,7 @@ def post_raw(call: Call) -> Commit:
     _refuse_elsewhere(call)
     layout = layout_of(call.instance)
     check_payload(request, layout.bytes_per_voxel)
-    _refuse_roi(call)
+    region = region_of(call)
     check_alignment(request, layout.size_xyz)
     spool = BodySpool(request.voxels * layout.bytes_per_voxel, call.store.path)
     if call.query.get("compression") == "lz4":
@@ -245,7 +305,7 @@ def post_raw(call: Call) -> Commit:
         spool.fill(call.pieces())
     check_body(request, layout.bytes_per_voxel, spool.received_bytes)
     volume = spool.data().view(layout.dtype).reshape(layout.array_shape(request.shape_zyx))
-    blocks = encoded_blocks(volume, request, layout, call)
+    blocks = encoded_blocks(volume, request, layout, call, region)
 
     def apply(change: Change) -> None:
         put_blocks(change, blocks)
@@ -254,14 +314,22 @@ def post_raw(call: Call) -> Commit:
     return Commit(apply)
 
 
-def encoded_blocks(volume: Voxels, request: VolumeRequest, layout: BlockLayout, call: Call) -> BlockSpool:
-    """The blocks of an aligned box, ready to be stored. `volume` is [z, y, x(, channel)]."""
+def encoded_blocks(
+    volume: Voxels, request: VolumeRequest, layout: BlockLayout, call: Call, region: Region | None
+) -> BlockSpool:
+    """The blocks of an aligned box, ready to be stored. `volume` is [z, y, x(, channel)].
+
+    Blocks without a voxel inside of the region, if there is one, are left out.
+    """
+    inside = None if region is None else region.block_mask(request.offset_xyz, request.size_xyz, layout.size_xyz)
     blocks = BlockSpool(call.store.path)
     bx, by, bz = layout.size_xyz
     first, last = request.blocks(layout.size_xyz)
     for z in range(last[2] - first[2] + 1):
         for y in range(last[1] - first[1] + 1):
             for x in range(last[0] - first[0] + 1):
+                if inside is not None and not inside[z, y, x]:
+                    continue
                 part = volume[z * bz : (z + 1) * bz, y * by : (y + 1) * by, x * bx : (x + 1) * bx]
                 key = block_key((first[0] + x, first[1] + y, first[2] + z))
                 blocks.add(key, encode_block(np.ascontiguousarray(part), layout))
@@ -408,10 +476,3 @@ def _framed(reader: BlockReader, handle: bytes, stored: memoryview, framing: str
         if reader.source.is_kept(handle):
             reader.cache.put((handle, "jpeg"), found, len(found))
     return [found]
-
-
-def _refuse_roi(call: Call) -> None:
-    """Regions of interest are a datatype that this server does not have yet, so no name can be one."""
-    name = call.query.get("roi")
-    if name:
-        raise BadRequest(f"Can't get ROI with name {name!r}: invalid data instance name")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fascicle.datatypes.base import Call, Reply
 from fascicle.datatypes.labelmap.block_writes import NewBlocks, commit_blocks, side_by_side, stored_of
+from fascicle.datatypes.roi.option import region_of
 from fascicle.datatypes.voxel_requests import (
     SliceRequest,
     Triple,
@@ -53,14 +54,14 @@ def post_raw(call: Call) -> Reply:
     size = (x, y, z)
     check_alignment(request, size)
     check_payload(request, 8)
-    if call.query.get("roi"):
-        raise BadRequest(f"invalid data instance name: there is no region of interest {call.query['roi']!r}")
+    region = region_of(call)
+    inside = None if region is None else region.block_mask(request.offset_xyz, request.size_xyz, size)
     low, high = request.blocks(size)
     block_code(*low)
     block_code(*high)
     new = NewBlocks()
     pieces = _dense_pieces(call, request)
-    for code, (stored, opened) in side_by_side(_encoded, _dense_blocks(request, size, pieces)):
+    for code, (stored, opened) in side_by_side(_encoded, _dense_blocks(request, size, pieces, inside)):
         new.add(code, stored, opened)
     return commit_blocks(call, new, size, downres=True)
 
@@ -95,8 +96,10 @@ def _inflated(pieces: Iterable[bytes]) -> Iterator[bytes]:
         raise BadRequest("the body ends before its gzip stream does")
 
 
-def _dense_blocks(request: VolumeRequest, size: Triple, pieces: Iterable[Buffer]) -> Iterator[tuple[int, U64]]:
-    """(code, dense block u64[z,y,x]) of a volume whose bytes arrive in pieces."""
+def _dense_blocks(
+    request: VolumeRequest, size: Triple, pieces: Iterable[Buffer], inside: NDArray[np.bool_] | None
+) -> Iterator[tuple[int, U64]]:
+    """(code, dense block u64[z,y,x]) of a volume whose bytes arrive in pieces; of those `inside` [z,y,x], if given."""
     bx, by, bz = size
     sx, sy, _ = request.size_xyz
     (x0, y0, z0), (x1, y1, z1) = request.blocks(size)
@@ -105,6 +108,8 @@ def _dense_blocks(request: VolumeRequest, size: Triple, pieces: Iterable[Buffer]
         slab = filling.next(request).view("<u8").reshape(bz, sy, sx)
         for y in range(y0, y1 + 1):
             for x in range(x0, x1 + 1):
+                if inside is not None and not inside[z - z0, y - y0, x - x0]:
+                    continue
                 part = slab[:, (y - y0) * by : (y - y0 + 1) * by, (x - x0) * bx : (x - x0 + 1) * bx]
                 yield block_code(x, y, z), part
     filling.finish(request)

@@ -19,6 +19,8 @@ from fascicle.datatypes.image.block_cache import cache_of
 from fascicle.datatypes.labelmap import blocks, uploads
 from fascicle.datatypes.labelmap.mapping import Mapping, mapping_at
 from fascicle.datatypes.labelmap.slabs import mapped, slabs, volume
+from fascicle.datatypes.roi.option import ROI, blank, region_of
+from fascicle.datatypes.roi.regions import Region
 from fascicle.datatypes.voxel_requests import (
     SliceRequest,
     Triple,
@@ -46,7 +48,6 @@ GZIP_WINDOW = 31
 CACHED_VOXELS = 1 << 24
 """Volumes up to this size keep their blocks inflated for the next request; larger ones would only flush the cache."""
 
-ROI = Option("roi", "name of a region of interest; refused while this server has no such data")
 SCALE = Option("scale", "resolution level, 0 (default) is the finest")
 SUPERVOXELS = Option("supervoxels", "true: supervoxels instead of bodies")
 THROTTLE = Option("throttle", "on or true: refuse with 503 while the maximum of such requests runs")
@@ -77,11 +78,12 @@ def mapping_of(call: Call, view: VersionedView) -> Mapping | None:
     return mapping if mapping.tiers else None
 
 
-def refuse_roi(call: Call) -> None:
-    """Regions of interest are named by instances, of which there are none that could be one."""
-    name = call.query.get("roi")
-    if name:
-        raise BadRequest(f"invalid data instance name: there is no region of interest {name!r}")
+def shown_region(call: Call, scale: int) -> Region | None:
+    """The region that the answer is confined to, if one is named. Raises BadRequest."""
+    region = region_of(call)
+    if region is not None and scale:
+        raise BadRequest(f"the option 'roi' is for scale 0 only, not {scale}")
+    return region
 
 
 # -- raw, isotropic
@@ -91,26 +93,41 @@ def get_raw(call: Call) -> Reply:
     """Dense labels of a volume, or a slice as an image."""
     request = parse_request(call.keyword, call.args)
     scale = scale_of(call)
-    refuse_roi(call)
+    region = shown_region(call, scale)
     check_payload(request, 8)
     if isinstance(request, SliceRequest):
-        return _slice(call, request, scale, isotropic=call.keyword == "isotropic")
+        return _slice(call, request, scale, region, isotropic=call.keyword == "isotropic")
     compression = call.query.get("compression", "")
     if compression in ("", "none"):
-        return Answer.binary(_plain(_slabs(call, request, scale)))
+        return Answer.binary(_plain(_slabs(call, request, scale, region)))
     if compression == "lz4":
-        return Answer.binary(lz4_block.compress_stream(_slabs(call, request, scale), 8 * request.voxels))
+        return Answer.binary(lz4_block.compress_stream(_slabs(call, request, scale, region), 8 * request.voxels))
     if compression == "gzip":
-        return Answer.binary(_gzipped(_plain(_slabs(call, request, scale))))
+        return Answer.binary(_gzipped(_plain(_slabs(call, request, scale, region))))
     if compression in ("google", "googlegzip"):
-        return _google(call, request, scale, gzipped=compression == "googlegzip")
+        return _google(call, request, scale, region, gzipped=compression == "googlegzip")
     raise BadRequest(f'unknown compression type "{compression}": it can be none, lz4, gzip, google or googlegzip')
 
 
-def _slabs(call: Call, request: VolumeRequest, scale: int, whole_planes: bool = False) -> Iterator[U64]:
-    view = call.view
+def _slabs(
+    call: Call, request: VolumeRequest, scale: int, region: Region | None, whole_planes: bool = False
+) -> Iterator[U64]:
+    view, size = call.view, block_size(call)
     cache = cache_of(call.store) if request.voxels <= CACHED_VOXELS else None
-    return slabs(view, scale, request, block_size(call), mapping_of(call, view), cache, whole_planes)
+    found = slabs(view, scale, request, size, mapping_of(call, view), cache, whole_planes)
+    return found if region is None else _confined(found, request, region, size)
+
+
+def _confined(parts: Iterator[U64], request: VolumeRequest, region: Region, size: Triple) -> Iterator[U64]:
+    """Parts of a box as `slabs` gives them, with 0 in blocks outside of a region."""
+    x, y, z = request.offset_xyz
+    row = 0
+    for part in parts:
+        blank(part, (x, y + row, z), region, size)
+        yield part
+        row += part.shape[1]
+        if row == request.size_xyz[1]:
+            row, z = 0, z + len(part)
 
 
 def _plain(parts: Iterable[U64]) -> Pieces:
@@ -127,20 +144,24 @@ def _gzipped(pieces: Pieces) -> Pieces:
     yield compressor.flush()
 
 
-def _slice(call: Call, request: SliceRequest, scale: int, isotropic: bool) -> Answer:
+def _slice(call: Call, request: SliceRequest, scale: int, region: Region | None, isotropic: bool) -> Answer:
     image_format = slice_images.parse_format(call.args[3] if len(call.args) > 3 else "")
     source = request.isotropic_source(call.instance.properties["VoxelSize"]) if isotropic else request
     check_payload(source, 8)
-    image = _slice_labels(call, source, scale, mapping_of(call, call.view))
+    image = _slice_labels(call, source, scale, region, mapping_of(call, call.view))
     if isotropic:
         image = slice_images.rescale_nearest(image, request.width, request.height)
     return Answer(slice_images.encode_image(image, image_format), image_format.content_type)
 
 
-def _slice_labels(call: Call, request: SliceRequest, scale: int, mapping: Mapping | None) -> U64:
+def _slice_labels(
+    call: Call, request: SliceRequest, scale: int, region: Region | None, mapping: Mapping | None
+) -> U64:
     """Labels u64[row, column] of a slice."""
     across, down = request.axes
     dense = volume(call.view, scale, request.volume, block_size(call), mapping)
+    if region is not None:
+        blank(dense, request.offset_xyz, region, block_size(call))
     return dense.reshape(request.height, request.width) if (across, down) != (0, 0) else dense
 
 
@@ -150,11 +171,12 @@ def get_pseudocolor(call: Call) -> Reply:
     if not isinstance(request, SliceRequest):
         raise BadRequest("pseudocolor is for 2-D images only: ask for a plane like xy")
     scale = scale_of(call)
-    refuse_roi(call)
+    region = shown_region(call, scale)
     check_payload(request, 8)
     image_format = slice_images.parse_format(call.args[3] if len(call.args) > 3 else "")
     mapping = mapping_at(call.view)
-    image = pseudocolor.colours(_slice_labels(call, request, scale, mapping if mapping.tiers else None))
+    labels = _slice_labels(call, request, scale, region, mapping if mapping.tiers else None)
+    image = pseudocolor.colours(labels)
     if image_format.kind == "png":  # opaque, so without the channel that would say so
         image = np.ascontiguousarray(image[..., :3])
     return Answer(slice_images.encode_image(image, image_format), image_format.content_type)
@@ -163,15 +185,15 @@ def get_pseudocolor(call: Call) -> Reply:
 # -- compressed segmentation
 
 
-def _google(call: Call, request: VolumeRequest, scale: int, gzipped: bool) -> Answer:
+def _google(call: Call, request: VolumeRequest, scale: int, region: Region | None, gzipped: bool) -> Answer:
     """A volume as Neuroglancer's compressed segmentation."""
     if any(size % 8 for size in request.size_xyz):
         raise BadRequest(f"compression google needs sizes that are multiples of 8, not those of a {request}")
     size = block_size(call)
-    if request.size_xyz == size and request.is_aligned(size):
+    if region is None and request.size_xyz == size and request.is_aligned(size):
         body = _google_block(call, request, scale, gzipped)
     else:
-        parts = compressed_segmentation.encode_slabs(_slabs(call, request, scale, True), request.shape_zyx)
+        parts = compressed_segmentation.encode_slabs(_slabs(call, request, scale, region, True), request.shape_zyx)
         body = igzip.compress(parts, 1) if gzipped else parts
     headers = [("Content-Encoding", "gzip")] if gzipped else []
     return Answer(body, "application/octet-stream", headers=headers)
