@@ -2,6 +2,9 @@
 
     [server]                    where to listen, who may write, limits        `ServerSettings`
     [store.main] path = "db"    where the data lie; any embedded engine of DVID means our own store at that path
+    [store.em] ref = "gs://..." a volume that lives elsewhere (engine = "ngprecomputed")        `GridStore`
+    [backend.x] store = "em"    which new instances show such a volume
+    [cache.volumes]             what of such volumes is kept on disk      `VolumeCacheSettings`
     [logging]                   the log file and what of each request is logged `LoggingSettings`
 
 Names are read without regard to case. Sections and names that this server does not use are collected in
@@ -24,6 +27,7 @@ from fascicle.errors import FascicleError
 ADMIN_TOKEN_VARIABLES = ("FASCICLE_ADMIN_TOKEN", "DVID_ADMIN_TOKEN")
 EMBEDDED_ENGINES = frozenset({"lmdb", "fascicle", "badger", "basholeveldb", "leveldb", "filestore"})
 LOG_ENGINES = frozenset({"filelog"})
+VOLUME_ENGINES = frozenset({"ngprecomputed"})
 DEFAULT_PORT = 8000
 DEFAULT_DATA = "fascicle-data"
 
@@ -80,12 +84,40 @@ class LoggingSettings(msgspec.Struct, kw_only=True, rename=str.lower):
     """Which requests get a line: none, those that fail, also those that change something, or all."""
 
 
+class VolumeCacheSettings(msgspec.Struct, kw_only=True, rename=str.lower):
+    """Section `[cache.volumes]`: chunks of volumes that live elsewhere, kept on disk for all worker processes."""
+
+    size: int = 4096
+    """Megabytes; 0 keeps nothing on disk."""
+    path: str = ""
+    """Folder; by default `chunks` in the folder of the data."""
+
+
+@dataclass(frozen=True, slots=True)
+class GridStore:
+    """A section `[store.x]` of engine `ngprecomputed`: a volume, and the instances that are made of its scales."""
+
+    alias: str
+    """In lower case."""
+    address: str
+    """As `volumes.open_pyramid` takes it."""
+    instance: str = ""
+    """Base name of the instances; none are made without one."""
+    uuid: str = ""
+    """The version (or the beginning of its UUID) that gets them."""
+
+
 @dataclass(slots=True)
 class Settings:
     """All settings of a server."""
 
     server: ServerSettings = field(default_factory=ServerSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
+    volume_cache: VolumeCacheSettings = field(default_factory=VolumeCacheSettings)
+    grid_stores: dict[str, GridStore] = field(default_factory=dict)
+    """Volumes that live elsewhere, by alias in lower case."""
+    assignments: dict[str, str] = field(default_factory=dict)
+    """What `[backend.x]` says of such volumes: a spec (a typename, a tag, an instance and its root) -> an alias."""
     data: Path = field(default_factory=lambda: Path(DEFAULT_DATA))
     file: Path | None = None
     """The TOML file, if there is one."""
@@ -142,7 +174,21 @@ def parse(text: str, folder: Path) -> Settings:
     settings = Settings(text=text, unused=unused)
     settings.server = _section(sections, "server", ServerSettings, unused)
     settings.logging = _section(sections, "logging", LoggingSettings, unused)
-    settings.data = _data_path(sections.pop("store", {}), sections.pop("backend", {}), folder, unused)
+    stores, backend = sections.pop("store", {}), sections.pop("backend", {})
+    if not isinstance(stores, dict) or not isinstance(backend, dict):
+        raise SettingsError("'store' and 'backend' must be sections")
+    settings.grid_stores = _grid_stores(stores, folder, unused)
+    settings.assignments = _assignments(backend, settings.grid_stores)
+    settings.data = _data_path(stores, backend, folder, unused)
+    caches = sections.pop("cache", {})
+    if not isinstance(caches, dict):
+        raise SettingsError("'cache' must be a section")
+    settings.volume_cache = _section(caches, "volumes", VolumeCacheSettings, unused, "cache.volumes")
+    if settings.volume_cache.size < 0:
+        raise SettingsError(f"[cache.volumes]: the size must not be negative: {settings.volume_cache.size}")
+    if settings.volume_cache.path:
+        settings.volume_cache.path = str(folder / settings.volume_cache.path)
+    unused += [f"[cache.{name}]" for name in caches]
     for name in ("pidFile", "blockListFile"):
         if value := getattr(settings.server, name):
             setattr(settings.server, name, str(folder / value))
@@ -159,22 +205,63 @@ def _lowered(value: Any) -> Any:
     return value
 
 
-def _section(sections: dict[str, Any], name: str, kind: type[Any], unused: list[str]) -> Any:
+def _section(sections: dict[str, Any], name: str, kind: type[Any], unused: list[str], shown: str = "") -> Any:
     given = sections.pop(name, {})
+    shown = shown or name
     if not isinstance(given, dict):
-        raise SettingsError(f"{name!r} must be a section")
+        raise SettingsError(f"{shown!r} must be a section")
     known = {member.encode_name for member in msgspec.structs.fields(kind)}
-    unused += [f"{name}.{key}" for key in given if key not in known]
+    unused += [f"{shown}.{key}" for key in given if key not in known]
     try:
         return msgspec.convert({key: value for key, value in given.items() if key in known}, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"section [{name}]: {error}") from None
+        raise SettingsError(f"section [{shown}]: {error}") from None
 
 
-def _data_path(stores: Any, backend: Any, folder: Path, unused: list[str]) -> Path:
+def _grid_stores(stores: dict[str, Any], folder: Path, unused: list[str]) -> dict[str, GridStore]:
+    """The volumes among the stores, which are taken out."""
+    found = {}
+    for alias, options in list(stores.items()):
+        if not isinstance(options, dict) or str(options.get("engine", "")).lower() not in VOLUME_ENGINES:
+            continue
+        del stores[alias]
+        texts = {}
+        for name in ("ref", "instance", "uuid"):
+            texts[name] = options.get(name, "")
+            if not isinstance(texts[name], str):
+                raise SettingsError(f"[store.{alias}]: {name!r} must be a text, not {texts[name]!r}")
+        if not texts["ref"]:
+            raise SettingsError(f"[store.{alias}] needs a 'ref', the address of a volume")
+        unused += [f"store.{alias}.{name}" for name in options if name not in ("engine", *texts)]
+        found[alias] = GridStore(alias, volume_address(texts["ref"], folder), texts["instance"], texts["uuid"])
+    return found
+
+
+def volume_address(ref: str, folder: Path) -> str:
+    """A `ref` as the address of a volume: as in DVID, what names no other place is a bucket of Google's.
+
+    Paths begin with `/` or `.`; relative ones are resolved against a folder.
+    """
+    if ref.startswith((".", "/")):
+        return str((folder / ref).resolve())
+    return ref if "://" in ref else f"gs://{ref}"
+
+
+def _assignments(backend: dict[str, Any], grid_stores: Mapping[str, GridStore]) -> dict[str, str]:
+    """The sections of `[backend]` that name volumes, which are taken out."""
+    found = {}
+    for spec, options in list(backend.items()):
+        alias = str(options.get("store", "") if isinstance(options, dict) else options).lower()
+        if alias in grid_stores:
+            if spec in ("default", "metadata"):
+                raise SettingsError(f"[backend.{spec}] names {alias!r}, a volume that can only be read")
+            del backend[spec]
+            found[spec] = alias
+    return found
+
+
+def _data_path(stores: dict[str, Any], backend: dict[str, Any], folder: Path, unused: list[str]) -> Path:
     """The folder of the store that `[backend.default]` names, or of the only one that holds data."""
-    if not isinstance(stores, dict) or not isinstance(backend, dict):
-        raise SettingsError("'store' and 'backend' must be sections")
     usable = {}
     for alias, options in stores.items():
         engine = str(options.get("engine", "lmdb")).lower() if isinstance(options, dict) else ""
@@ -185,7 +272,7 @@ def _data_path(stores: Any, backend: Any, folder: Path, unused: list[str]) -> Pa
         elif engine in LOG_ENGINES:
             unused.append(f"[store.{alias}] (the log is part of the store)")
         else:
-            known = ", ".join(sorted(EMBEDDED_ENGINES))
+            known = ", ".join(sorted(EMBEDDED_ENGINES | LOG_ENGINES | VOLUME_ENGINES))
             raise SettingsError(f"[store.{alias}]: engine {engine!r} is not supported; known are {known}")
     default = backend.get("default", {})
     chosen = default.get("store") if isinstance(default, dict) else default

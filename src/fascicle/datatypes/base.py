@@ -245,12 +245,22 @@ class Datatype(ABC):
     lacks: ClassVar[frozenset[str]] = frozenset()
     """Keywords that instances of other types have and those of this type do not."""
 
+    shows_volumes: ClassVar[bool] = False
+    """Whether instances may show a volume that lives elsewhere."""
+
     @abstractmethod
     def create(self, settings: Mapping[str, str]) -> dict[str, Any]:
         """Properties of a new instance from its settings (keys in lower case, values as text).
 
         Raises BadRequest for settings that make no sense; unknown keys are ignored.
         """
+
+    def completed(self, settings: Mapping[str, str], server: Mapping[str, Any]) -> Mapping[str, str]:
+        """The settings of a new instance with what they refer to looked up; called before `create`, in a thread.
+
+        `server` are the settings that a `Call` carries.
+        """
+        return settings
 
     def created(self, change: Change) -> None:  # noqa: B027 (most types have nothing to do)
         """Called in the transaction that creates an instance."""
@@ -266,6 +276,10 @@ class Datatype(ABC):
     def syncable(self) -> bool:
         """Whether instances may follow others (`POST .../sync`)."""
         return False
+
+    def followable(self) -> tuple[str, ...] | None:
+        """Typenames of what instances may follow; None: of any type."""
+        return None
 
     def follow(self, change: Change, publisher: Instance, event: Any) -> None:  # noqa: B027
         """An instance that this one (`change.instance`) follows has changed, in the same transaction."""

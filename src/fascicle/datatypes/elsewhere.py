@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fascicle.datatypes.image.block_cache import BlockCache
+from fascicle.config import GridStore
 from fascicle.datatypes.single_flight import NOTHING, SingleFlight
 from fascicle.datatypes.voxel_requests import Triple
 from fascicle.errors import BadRequest
@@ -44,18 +44,6 @@ LARGEST_CHUNK_BYTES = 64 << 20
 """Larger chunks are not kept in memory as a whole."""
 
 _BLOCK = struct.Struct("<iii")
-
-
-@dataclass(frozen=True, slots=True)
-class GridStore:
-    """A section `[store.x]` of engine `ngprecomputed`: a volume, and the instances that are made of its scales."""
-
-    alias: str
-    address: str
-    instance: str = ""
-    """Base name of the instances; none are made without one."""
-    uuid: str = ""
-    """The version (or the beginning of its UUID) that gets them."""
 
 
 def is_elsewhere(properties: Mapping[str, Any]) -> bool:
@@ -199,6 +187,8 @@ class Elsewhere:
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         self.stores = dict(stores or {})
+        from fascicle.datatypes.image.block_cache import BlockCache  # its package imports this module
+
         self.memory = BlockCache(memory_bytes)
         self._open = open_
         self._places: dict[str, _Place] = {}

@@ -7,10 +7,12 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from threading import Lock
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from fascicle.datatypes.image.block_cache import BlockCache
 from fascicle.volumes import VolumeError
+
+if TYPE_CHECKING:
+    from fascicle.datatypes.image.block_cache import BlockCache
 
 Key = TypeVar("Key", bound=Hashable)
 

@@ -20,8 +20,9 @@ from typing import Any
 from fascicle.config import Settings
 from fascicle.datatypes.base import Answer, Call, Commit, Reply, Route, Work
 from fascicle.datatypes.change import MIN_MUTATION_ID, StoreChange
+from fascicle.datatypes.elsewhere import SETTING, Elsewhere
 from fascicle.errors import BadRequest, FascicleError, Unavailable
-from fascicle.server import answers, catalog_dispatch, instance_routes, server_routes
+from fascicle.server import answers, catalog_dispatch, instance_creation, instance_routes, server_routes
 from fascicle.server.access_log import AccessLog
 from fascicle.server.admission import ColdPages, Pools, Throttle
 from fascicle.server.bodies import BodyBridge, BodyLimits, Receive
@@ -78,12 +79,15 @@ class Application:
         self.headers = answers.CommonHeaders(settings.server.corsDomains, settings.server.allowTiming)
         host, port = settings.address()
         self.host = settings.server.host or f"{host}:{port}"
+        self.elsewhere = Elsewhere(settings.grid_stores)
         self.datatype_settings: dict[str, Any] = {
             "allow_labelmap_split": settings.server.allowLabelmapSplit,
             "admin_configured": bool(settings.admin_token),
             "readonly": settings.readonly,
             "full_write": settings.full_write,
             MIN_MUTATION_ID: settings.server.min_mutation_id_start,
+            SETTING: self.elsewhere,
+            **instance_creation.server_settings(settings),
         }
         self.closing = False
         self._landed: deque[tuple[Callable[[Outcome], None], Outcome]] = deque()
@@ -117,6 +121,7 @@ class Application:
         self.closing = True
         self._sweeper.close()
         self.pools.close()
+        self.elsewhere.close()
         self.access_log.flush()
 
     async def _http(self, scope: Any, receive: Receive, send: Send) -> None:

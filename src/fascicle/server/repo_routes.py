@@ -6,8 +6,9 @@ from typing import Any
 
 from fascicle.datatypes import instance_settings, registry
 from fascicle.datatypes.base import Answer
-from fascicle.datatypes.change import MIN_MUTATION_ID, StoreChange
+from fascicle.datatypes.change import MIN_MUTATION_ID
 from fascicle.errors import BadRequest
+from fascicle.server import instance_creation
 from fascicle.server.catalog_calls import CatalogCall, CatalogRoute, Edit, member_answer, text_list, text_member
 from fascicle.server.descriptions import Describer
 from fascicle.versions import conflicts, graph, references
@@ -99,38 +100,17 @@ def _branch_versions(call: CatalogCall) -> Answer:
 
 def _create_instance(call: CatalogCall) -> Edit:
     settings = instance_settings.as_texts(call.json())
-    for name in ("typename", "dataname"):
-        if not settings.get(name):
-            raise BadRequest(f"POST on repo endpoint requires specification of valid '{name}'")
-    typename, name = settings["typename"], settings["dataname"]
-    datatype = registry.datatype(typename)
-    fields = {
-        "name": name,
-        "typename": typename,
-        "versioned": instance_settings.versioned(settings.get("versioned", "")),
-        "compression": instance_settings.compression(settings.get("compression", "")) or datatype.default_compression,
-        "checksum": instance_settings.checksum(settings.get("checksum", "")) or "none",
-        "tags": instance_settings.tags(settings.get("tags", "")),
-        "properties": datatype.create(settings),
-    }
-    shown = " ".join(f"{key}:{value}" for key, value in sorted(settings.items()))
-    line = f'New data instance "{name}" of type "{typename}" with config {{map[{shown}]}}'
     request, app, node = call.request, call.app, call.node
+    _check_open(call, node)
+    root = call.catalog.repo(node.repo_id).root_uuid
+    new = instance_creation.planned(settings, app.datatype_settings, admin=request.admin, root_uuid=root)
 
     def apply(editor: CatalogEditor) -> Instance:
         current = editor.catalog.node(node.id)
         _check_open(call, current)
-        instance = graph.create_instance(
-            editor, current, at_least=app.settings.server.instance_id_start, log=[line], **fields
-        )
-        change = StoreChange(
-            editor, instance, current, user=request.user, app=request.app, settings=app.datatype_settings
-        )
-        datatype.created(change)
-        return instance
+        return new.make(editor, current, app.datatype_settings, user=request.user, app=request.app)
 
-    _check_open(call, node)
-    answer = f"Added {name} [{typename}] to node {node.uuid}"
+    answer = f"Added {new.name} [{new.typename}] to node {node.uuid}"
     return Edit(apply, lambda _: member_answer("result", answer))
 
 
@@ -200,6 +180,7 @@ ROUTES = (
         "instance",
         {"POST": _create_instance},
         'A new data instance: `{"typename": ..., "dataname": ..., "versioned": ..., settings of the datatype}`.',
+        heavy=True,
     ),
     CatalogRoute("branch-versions", {"GET": _branch_versions}, "UUIDs from a branch's leaf to the root.", "<branch>"),
     CatalogRoute(

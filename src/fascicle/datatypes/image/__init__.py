@@ -102,6 +102,7 @@ class Image(Datatype):
     """What all kinds of voxels share."""
 
     routes = ROUTES
+    shows_volumes = True
 
     def completed(self, settings_by_name: Mapping[str, str], server: Mapping[str, Any]) -> Mapping[str, str]:
         if not names_volume(settings_by_name):

@@ -11,6 +11,14 @@ import numpy as np
 
 from fascicle.datatypes.base import Change
 from fascicle.datatypes.image.blocks import BlockLayout
+from fascicle.datatypes.volume_settings import (
+    USUAL_BLOCK,
+    check_completed,
+    check_coordinates,
+    check_dtype,
+    described,
+    looked_up,
+)
 from fascicle.datatypes.voxel_requests import Triple, VolumeRequest, parse_integer
 from fascicle.errors import BadRequest
 from fascicle.versions.model import Instance
@@ -64,22 +72,48 @@ def properties_from(typename: str, settings: Mapping[str, str]) -> dict[str, Any
     if block_size[0] * block_size[1] * block_size[2] * bytes_per_voxel > BLOCK_BYTES_LIMIT:
         raise BadRequest(f"BlockSize {settings['blocksize']!r} makes blocks of more than {BLOCK_BYTES_LIMIT} bytes")
     _check_compression(settings.get("compression", "lz4"), voxel, block_size)
-    if settings.get("gridstore"):
-        alias = settings["gridstore"]
-        raise BadRequest(f'bad store ({alias}) designated for GridStore: could not find store with alias "{alias}"')
+    check_completed(settings)
     units = [unit.strip() for unit in settings.get("voxelunits", ",".join(["nanometers"] * 3)).split(",")]
     if len(units) != 3 or not all(units):
         raise BadRequest(f"VoxelUnits must be three names separated by commas, not {settings['voxelunits']!r}")
-    return {
+    properties: dict[str, Any] = {
         "BlockSize": list(block_size),
         "VoxelSize": _voxel_size(settings.get("voxelsize", "8,8,8")),
         "VoxelUnits": units,
         "MinPoint": _as_list(_integers(settings, "MinPoint", None)),
         "MaxPoint": _as_list(_integers(settings, "MaxPoint", None)),
         "Background": _byte(settings, "Background"),
-        "GridStore": "",
+        "GridStore": settings.get("gridstore", ""),
         "ScaleLevel": _byte(settings, "ScaleLevel"),
     }
+    if settings.get("source"):
+        properties["Source"] = settings["source"]
+    return properties
+
+
+def completed(typename: str, settings: Mapping[str, str], server: Mapping[str, Any]) -> dict[str, str]:
+    """Settings that name a volume, with what the volume says of itself. Raises VolumeError if it cannot be read.
+
+    Blocks are the volume's chunks if these are cubes, as clients want them, else cubes of 64; those of `Source` may be
+    chosen. Chunks that are JPEGs of the size that viewers expect are shown as such.
+    """
+    elsewhere, address, level = looked_up(settings, server)
+    voxel = VOXEL_TYPES[typename]
+    scale = elsewhere.volume(address).scale(level)
+    if len(voxel.labels) != 1:
+        raise BadRequest(f"a {typename} cannot show a volume that lives elsewhere, which has one channel")
+    check_dtype(scale, np.dtype(voxel.dtype), typename)
+    check_coordinates(scale)
+    x, y, z = scale.chunk_xyz
+    cubes = x == y == z and scale.fits(scale.chunk_xyz)
+    block = scale.chunk_xyz if cubes and 16 <= x <= 256 else USUAL_BLOCK
+    if settings.get("source") and settings.get("blocksize"):
+        block = _integers(settings, "BlockSize", None) or block
+    full = {**settings, **described(scale, block)}
+    if not settings.get("compression") and typename == "uint8blk":
+        is_jpeg = scale.volume.encoding == "jpeg" and scale.fits(block) and block == USUAL_BLOCK
+        full["compression"] = "jpeg" if is_jpeg else "lz4"
+    return full
 
 
 def layout_of(instance: Instance) -> BlockLayout:
@@ -113,6 +147,7 @@ def extended(instance: Instance, view: VersionedView) -> dict[str, Any]:
         "Background": properties["Background"],
         "GridStore": properties["GridStore"],
         "ScaleLevel": properties["ScaleLevel"],
+        **({"Source": properties["Source"]} if properties.get("Source") else {}),
     }
 
 
