@@ -9,6 +9,7 @@ from fascicle.datatypes.base import Datatype
 from fascicle.errors import BadRequest
 
 _PACKAGES = {
+    "annotation": ("fascicle.datatypes.annotation", "Annotation"),
     "keyvalue": ("fascicle.datatypes.keyvalue", "Keyvalue"),
     "labelmap": ("fascicle.datatypes.labelmap", "Labelmap"),
     "roi": ("fascicle.datatypes.roi", "Roi"),

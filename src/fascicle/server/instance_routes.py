@@ -74,8 +74,19 @@ def _sync(call: Call) -> Commit:
             raise BadRequest(f'Can\'t create syncs for instance "{call.instance.name}", which is not syncable')
         return Commit(lambda change: None)
 
+    followable = registry.datatype(call.instance.typename).followable()
+
     def apply(change: Change) -> None:
         assert isinstance(change, StoreChange)
+        for name in names if followable is not None else ():
+            if not change.catalog.has_instance(change.instance.repo_id, name):
+                continue  # said below
+            typename = change.catalog.instance(change.instance.repo_id, name).typename
+            if followable is not None and typename not in followable:
+                raise BadRequest(
+                    f'Unable to set syncs for data "{change.instance.name}": unable to sync {change.instance.name} '
+                    f'with {name} since datatype "{typename}" is not supported, only {", ".join(followable)}'
+                )
         if names or replaced:
             graph.follow(change.editor, change.instance, names, replaced)
 
