@@ -19,6 +19,7 @@ def warm_up() -> float:
     _columns()
     _label_blocks()
     _streams()
+    _volume_chunks()
     return time.perf_counter() - begin
 
 
@@ -92,3 +93,12 @@ def _columns() -> None:
     body_rows.kept_rows(rows, rows, rows, rows)
     body_rows.find_rows(rows, rows, rows, rows)
     body_rows.ranges_of(rows, rows)
+
+
+def _volume_chunks() -> None:
+    from fascicle.formats import volume_chunks
+
+    for dtype in (np.uint32, np.uint64):
+        labels = np.arange(512, dtype=dtype).reshape(1, 8, 8, 8)
+        encoded = volume_chunks.encode(labels, "compressed_segmentation")
+        volume_chunks.decode(encoded, "compressed_segmentation", labels.shape, labels.dtype)
