@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import queue
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,6 +23,7 @@ from fascicle.errors import FascicleError
 
 TIMEOUT_S = 600.0
 ATTEMPTS = 5
+_PIECE = 1 << 20
 Body = bytes | memoryview
 
 
@@ -40,6 +42,13 @@ class Connection(ABC):
         """Status and body of the answer."""
 
     @abstractmethod
+    def pieces(self, path: str) -> Iterator[bytes]:
+        """The answer to a GET in pieces as they come, so that it may be of any size.
+
+        Raises IngestError if it is refused or ends too early. No other request may be made before it has ended.
+        """
+
+    @abstractmethod
     def close(self) -> None:
         """Let go of the connection."""
 
@@ -47,8 +56,7 @@ class Connection(ABC):
         """The answer's body. Raises IngestError with the server's message if it refuses."""
         status, answer = self.exchange(method, path, body)
         if status != 200:
-            text = answer[:500].decode("utf-8", "replace").strip()
-            raise IngestError(f"{method} {path.partition('?')[0]} was refused with {status}: {text}")
+            raise _refused(method, path, status, answer)
         return answer
 
     def json(self, method: str, path: str, document: Any = None) -> Any:
@@ -67,6 +75,11 @@ class Connection(ABC):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _refused(method: str, path: str, status: int, answer: bytes) -> IngestError:
+    text = answer[:500].decode("utf-8", "replace").strip()
+    return IngestError(f"{method} {path.partition('?')[0]} was refused with {status}: {text}")
 
 
 class ServerConnection(Connection):
@@ -97,6 +110,21 @@ class ServerConnection(Connection):
             if attempt < ATTEMPTS - 1:
                 time.sleep(0.2 * 2**attempt)
         raise IngestError(f"no answer from {self.url}: {problem}")
+
+    def pieces(self, path: str) -> Iterator[bytes]:
+        answer = None
+        try:
+            self._connection.request("GET", path, None, {"Content-Length": "0"})
+            answer = self._connection.getresponse()
+            if answer.status != 200:
+                raise _refused("GET", path, answer.status, answer.read())
+            while piece := answer.read(_PIECE):
+                yield piece
+        except (OSError, http.client.HTTPException) as error:
+            raise IngestError(f"no answer from {self.url}: {error}") from None
+        finally:
+            if answer is None or not answer.isclosed():
+                self._connection.close()  # what is left of it must not be taken for the next answer
 
     def close(self) -> None:
         self._connection.close()
@@ -130,7 +158,49 @@ class LocalConnection(Connection):
     def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    async def _exchange(self, method: str, path: str, body: Body) -> tuple[int, bytes]:
+    def pieces(self, path: str) -> Iterator[bytes]:
+        waiting: queue.Queue[bytes | int | None] = queue.Queue(8)
+        given_up, ended = threading.Event(), threading.Event()
+
+        def put(item: bytes | int | None) -> None:
+            while not given_up.is_set():
+                try:
+                    waiting.put(item, timeout=0.1)
+                    return
+                except queue.Full:
+                    continue
+
+        async def work() -> None:
+            loop = asyncio.get_running_loop()
+            try:
+                await self._exchange("GET", path, b"", lambda item: loop.run_in_executor(None, put, item))
+            finally:
+                ended.set()
+                if not given_up.is_set():
+                    await loop.run_in_executor(None, put, None)
+
+        running = asyncio.run_coroutine_threadsafe(work(), self._loop)
+        try:
+            status, refusal = 0, b""
+            while (item := waiting.get()) is not None:
+                if isinstance(item, int):
+                    status = item
+                elif status == 200:
+                    yield item
+                else:
+                    refusal += item
+            running.result()
+            if status != 200:
+                raise _refused("GET", path, status, refusal)
+        finally:
+            given_up.set()
+            running.cancel()  # as for a client that has gone
+            ended.wait(TIMEOUT_S)
+
+    async def _exchange(
+        self, method: str, path: str, body: Body, forward: Callable[[bytes | int], Awaitable[None]] | None = None
+    ) -> tuple[int, bytes]:
+        """The answer; with `forward` its status and its pieces go there as they come."""
         path, _, query = path.partition("?")
         scope = {
             "type": "http",
@@ -157,6 +227,10 @@ class LocalConnection(Connection):
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if forward is not None:
+                    await forward(status)
+            elif forward is not None:
+                await forward(bytes(message.get("body", b"")))
             else:
                 pieces.append(bytes(message.get("body", b"")))
 

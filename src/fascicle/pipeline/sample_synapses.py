@@ -73,7 +73,7 @@ def _along(
 
 def _first(found: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[Any]]:
     """The index of the first True of each row, and whether there is one."""
-    return found.argmax(1), found.any(1)
+    return found.argmax(1), np.logical_or.reduce(found, axis=1)
 
 
 def _tbars(
