@@ -397,32 +397,36 @@ class BodyPlan:
         return {str(r.supervoxel): {"Split": r.split, "Remain": r.remain} for r in self.replacements}
 
 
-def _supervoxels_under(view: VersionedView, runs: RunsByBlock, size_xyz: Triple) -> U64:
-    """Supervoxels that have voxels in the runs, each once, in the order in which they are met."""
+def _supervoxels_under(view: VersionedView, runs: RunsByBlock, size_xyz: Triple) -> tuple[U64, int]:
+    """Supervoxels with voxels in the runs, each once, in the order in which they are met; voxels of background there."""
     met: dict[int, None] = {}
-    present = 0
+    present = background = 0
     for code, stored in _stored_blocks(view, runs.codes):
         present += 1
         inside = voxels_of(runs.of(code)) - np.array(_corner(code, size_xyz), np.int64)
         labels = label_block.points(label_block.opened_stored(stored), inside)
         unique, first = np.unique(labels, return_index=True)
         met.update(dict.fromkeys(unique[np.argsort(first)].tolist()))
+        background += int((labels == 0).sum())
     if present < len(runs.codes):
         raise BadRequest("the split volume has voxels in blocks that are not stored")
-    return np.array(list(met), np.uint64)
+    met.pop(0, None)
+    return np.array(list(met), np.uint64), background
 
 
 def plan_body_split(
     view: VersionedView, label: int, body_bytes: bytes, size_xyz: Triple, top_scale: int
 ) -> BodyPlan:
-    """Moving the voxels of a posted sparse volume from a body to a new one."""
+    """Moving the voxels of a posted sparse volume from a body to a new one. Voxels of background stay what they are."""
     body = read_body(view, label)
     if body is None:
         raise BadRequest(f"cannot split body {label}, which does not exist")
     runs = RunsByBlock(posted_runs(body_bytes, body.voxels, f"body {label}"), size_xyz)
-    touched = _supervoxels_under(view, runs, size_xyz)
+    touched, background = _supervoxels_under(view, runs, size_xyz)
+    if not len(touched):
+        raise BadRequest(f"the split volume has no voxels of body {label}")
     owners = mapping_at(view).bodies(touched)
-    strangers = touched[(owners != np.uint64(label)) | (touched == 0)]
+    strangers = touched[owners != np.uint64(label)]
     if len(strangers):
         raise BadRequest(f"the split volume has voxels of supervoxel {strangers[0]}, which is not of body {label}")
     likely = _likely_labels(view)
@@ -430,7 +434,7 @@ def plan_body_split(
     replacements = [Replacement(supervoxel, next(likely), next(likely)) for supervoxel in touched.tolist()]
     old = bodies.rows_of_supervoxels(view, body, touched)
     changes = replace_in_blocks(view, size_xyz, replacements, old.blocks(), runs, top_scale)
-    wanted = sum(int(runs.of(code)[:, 3].sum()) for code in runs.codes.tolist())
+    wanted = sum(int(runs.of(code)[:, 3].sum()) for code in runs.codes.tolist()) - background
     voxels = sum(changes.split_voxels.values())
     if voxels != wanted:
         raise BadRequest(f"the split volume has voxels that are not of body {label}, or some of them twice")
