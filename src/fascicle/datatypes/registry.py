@@ -11,7 +11,9 @@ from fascicle.errors import BadRequest
 _PACKAGES = {
     "annotation": ("fascicle.datatypes.annotation", "Annotation"),
     "keyvalue": ("fascicle.datatypes.keyvalue", "Keyvalue"),
+    "neuronjson": ("fascicle.datatypes.neuronjson", "Neuronjson"),
     "labelmap": ("fascicle.datatypes.labelmap", "Labelmap"),
+    "labelsz": ("fascicle.datatypes.labelsz", "Labelsz"),
     "roi": ("fascicle.datatypes.roi", "Roi"),
     "uint8blk": ("fascicle.datatypes.image", "Uint8"),
     "uint16blk": ("fascicle.datatypes.image", "Uint16"),

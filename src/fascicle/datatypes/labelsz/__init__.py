@@ -1,0 +1,5 @@
+"""Counts of annotation elements per body, and bodies ranked by them."""
+
+from fascicle.datatypes.labelsz.labelsz import Labelsz
+
+__all__ = ["Labelsz"]
