@@ -24,6 +24,8 @@ GROUP_CHANGES = 4096
 """Most changes in one commit."""
 GROUP_BYTES = 64 << 20
 """A commit takes no further changes once the values it writes pass this."""
+PATIENCE_S = 0.0005
+"""How long others wait for changes that run."""
 IDLE_S = 30.0
 """With nothing to write, housekeeping is done this often."""
 
@@ -62,6 +64,8 @@ class GroupWriter:
         self._ending = False
         self._closed = False
         self._lock = threading.Lock()
+        self._applying = threading.Lock()
+        """Held while changes run, but not while they are made durable."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.groups = 0
         self.changes = 0
@@ -72,6 +76,11 @@ class GroupWriter:
             if self._closed:
                 raise Unavailable("the store is closed")
             self._queue.put((change, done))
+
+    def wait(self) -> None:
+        """Wait while changes run, for a moment at most."""
+        if self._applying.locked() and self._applying.acquire(timeout=PATIENCE_S):
+            self._applying.release()
 
     @property
     def is_current_thread(self) -> bool:
@@ -112,29 +121,18 @@ class GroupWriter:
             yield submitted
 
     def _run_group(self, queued: Iterator[Submitted]) -> None:
-        ran: list[Submitted] = []
-        outcomes: list[Outcome] = []
+        ran = [next(queued)]
+        outcomes = [Outcome()]
         group: WriteGroup | None = None
         try:
-            size = 0
-            for submitted in queued:
-                ran.append(submitted)
-                outcome = Outcome()
-                outcomes.append(outcome)
-                if group is None:
-                    group = self._begin()
-                transaction = OverlayTransaction(group.view)
-                try:
-                    outcome.result = submitted[0](transaction)
-                except BaseException as error:
-                    outcome.error = error
-                    continue
-                if transaction.pending:
-                    size += group.add(transaction.pending)
-                    if size >= GROUP_BYTES:
-                        break
-            if group is not None:
-                group.commit()
+            group = self._begin()
+            with self._applying:
+                size = self._apply(group, ran[0], outcomes[0])
+                while size < GROUP_BYTES and (submitted := next(queued, None)) is not None:
+                    ran.append(submitted)
+                    outcomes.append(Outcome())
+                    size += self._apply(group, submitted, outcomes[-1])
+            group.commit()
         except GroupOutdated:
             self._run_group(iter(ran))
             return
@@ -151,3 +149,13 @@ class GroupWriter:
                 done(outcome)
             except Exception:
                 log.exception("the receiver of a write's outcome failed")
+
+    def _apply(self, group: WriteGroup, submitted: Submitted, outcome: Outcome) -> int:
+        """Run a change and add its result to a group; the bytes of the values in it."""
+        transaction = OverlayTransaction(group.view)
+        try:
+            outcome.result = submitted[0](transaction)
+        except BaseException as error:
+            outcome.error = error
+            return 0
+        return group.add(transaction.pending) if transaction.pending else 0
