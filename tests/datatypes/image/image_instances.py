@@ -70,10 +70,13 @@ class InstanceChange(Change):
 class Images:
     """One instance and requests to it."""
 
-    def __init__(self, typename: str = "uint8blk", **settings: str) -> None:
+    def __init__(self, typename: str = "uint8blk", server: dict[str, Any] | None = None, **settings: str) -> None:
         self.store = MemoryStore()
         self.datatype = registry.datatype(typename)
-        properties = self.datatype.create({name.lower(): value for name, value in settings.items()})
+        self.server = server or {}
+        given = {name.lower(): value for name, value in settings.items()}
+        completed = self.datatype.completed(given, self.server)
+        properties = self.datatype.create(completed)
         self.instance = Instance(
             id=7,
             name="em",
@@ -82,7 +85,7 @@ class Images:
             repo_id=1,
             created_at_version=1,
             properties=properties,
-            compression=settings.get("Compression", "lz4"),
+            compression=completed.get("compression", "lz4"),
         )
 
     def call(self, path: str, method: str = "GET", body: bytes = b"", version: int = 1) -> Answer:
@@ -107,6 +110,7 @@ class Images:
                     node=Node(id=version, uuid="a" * 32, repo_id=1),
                     ancestry=Line(version),
                     body=body,
+                    settings=self.server,
                     _pieces=pieces,
                 )
             )
