@@ -66,6 +66,7 @@ class LmdbGroup(WriteGroup):
         self._cursor = self._txn.cursor()
         self.view._txn = self._txn
         self.view.placed = {}
+        self.view.known = {}
         tail, self._inline_bytes = self.view.tail()
         self._append = Append(store.log, tail)
         self._live: dict[int, int] = {}
@@ -83,7 +84,10 @@ class LmdbGroup(WriteGroup):
     def _apply(self, pending: Pending) -> int:
         size = 0
         cursor = self._cursor
+        known = self.view.known
         for key, value in pending.items():
+            if key in known:
+                del known[key]
             if value is None:
                 old = cursor.pop(key)
             elif len(value) <= INLINE_BYTES:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 TAIL_KEY = b"tail"
 TAIL_RECORD = struct.Struct("<IQQ")  # the log's tail: segment, offset; bytes of all inline values
 SEGMENT_KEY = b"segment"
+KNOWN_VALUES = 64
+KNOWN_BYTES = 1024
 SEGMENT_RECORD = struct.Struct("<QQ")  # bytes of a sealed segment (0: not sealed yet), bytes of values still in use
 
 
@@ -149,6 +151,17 @@ class GroupView(LmdbRead):
     def __init__(self, store: LmdbStore) -> None:
         super().__init__(store)
         self.placed: dict[bytes, bytes] = {}
+        self.known: dict[bytes, bytes | None] = {}
+        """What was read last: counters and the like, which every change of a group reads."""
+
+    def get(self, key: bytes) -> bytes | None:
+        known = self.known
+        if key in known:
+            return known[key]
+        value = super().get(key)
+        if len(known) < KNOWN_VALUES and (value is None or len(value) <= KNOWN_BYTES):
+            known[key] = value
+        return value
 
     def load(self, handle: bytes) -> bytes:
         value = self.placed.get(handle)
