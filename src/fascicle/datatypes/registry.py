@@ -21,6 +21,7 @@ _PACKAGES = {
     "uint64blk": ("fascicle.datatypes.image", "Uint64"),
     "float32blk": ("fascicle.datatypes.image", "Float32"),
     "rgba8blk": ("fascicle.datatypes.image", "Rgba8"),
+    "imagetile": ("fascicle.datatypes.imagetile", "Imagetile"),
     "tarsupervoxels": ("fascicle.datatypes.tarsupervoxels", "Tarsupervoxels"),
 }
 RETIRED = {"labelblk": "labelmap", "labelarray": "labelmap", "labelvol": "labelmap"}

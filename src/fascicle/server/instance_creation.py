@@ -57,7 +57,8 @@ def planned(
     graph.check_instance_name(name)
     datatype = registry.datatype(typename)
     tags = instance_settings.tags(given.get("tags", ""))
-    check_may_name(given, server, admin)
+    if datatype.shows_volumes:
+        check_may_name(given, server, admin)
     asked = dict(given)
     if not names_volume(asked) and (alias := _assigned(server, typename, name, tags, root_uuid)):
         asked["gridstore"] = alias
