@@ -18,6 +18,9 @@ from fascicle.volumes import VolumeError
 
 LOOKED_UP = "LookedUp"
 """Marks settings that were completed; no client can send it, for names of settings are in lower case."""
+DESCRIBED = "Described"
+"""The property that keeps what the volume said when its instance was made or refreshed."""
+_OF_VOLUME = ("BlockSize", "VoxelSize", "VoxelUnits", "MinPoint", "MaxPoint", "MaxDownresLevel")
 USUAL_BLOCK: Triple = (64, 64, 64)
 
 
@@ -63,6 +66,18 @@ def check_completed(settings: Mapping[str, str]) -> None:
     if names_volume(settings) and settings.get(LOOKED_UP) != "true":
         alias = settings.get("gridstore") or settings["source"]
         raise BadRequest(f'bad store ({alias}) designated for GridStore: could not find store with alias "{alias}"')
+
+
+def located_properties(settings: Mapping[str, str], properties: Mapping[str, Any]) -> dict[str, Any]:
+    """What the properties of an instance say of where its voxels are; nothing for those that are stored here."""
+    if not names_volume(settings):
+        return {}
+    found: dict[str, Any] = {DESCRIBED: {name: properties[name] for name in _OF_VOLUME if name in properties}}
+    if settings.get("source"):
+        found["Source"] = settings["source"]
+    else:
+        found["GridStore"] = settings["gridstore"]
+    return found
 
 
 def check_dtype(scale: RemoteScale, dtype: np.dtype[Any], typename: str) -> None:

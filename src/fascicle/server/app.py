@@ -32,9 +32,11 @@ from fascicle.server.gates import Gates
 from fascicle.server.metrics import Metrics
 from fascicle.server.requests import Request
 from fascicle.server.sweeper import Sweeper
+from fascicle.server.volume_instances import VolumeInstances
 from fascicle.store.base import Outcome, ReadTransaction, Store, WriteTransaction
 from fascicle.versions.catalog import Catalog, CatalogCache, CatalogEditor
-from fascicle.versions.model import Instance, Node
+from fascicle.versions.model import Instance, Node, Repo
+from fascicle.versions.resolution import Ancestry
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Reading = AbstractContextManager[ReadTransaction]
@@ -51,15 +53,23 @@ STREAM_S = 0.05
 CHANGING = frozenset({"POST", "PUT", "DELETE", "PATCH"})
 
 
+KNOWN_PLANS = 4096
+
+
 @dataclass(slots=True)
 class Plan:
     """What will answer a request on an instance."""
 
     catalog: Catalog
+    sequence: int
+    """That of the catalog when the plan was made."""
     node: Node
     instance: Instance
+    ancestry: Ancestry
     route: Route
     handler: Callable[[Call], Reply]
+    changes: bool
+    """The instance must be open for this request."""
 
 
 class Application:
@@ -93,6 +103,8 @@ class Application:
         self._landed: deque[tuple[Callable[[Outcome], None], Outcome]] = deque()
         self._landing = False
         self._sweeper = Sweeper(store, self.catalogs)
+        self._volumes = VolumeInstances(store, self.catalogs, self.elsewhere, self.datatype_settings)
+        self._plans: dict[tuple[str, str, str, str], Plan] = {}
 
     # -- ASGI
 
@@ -110,6 +122,7 @@ class Application:
             if message["type"] == "lifespan.startup":
                 if not self.settings.readonly:
                     self.start_sweeping()
+                    self._volumes.start()
                 await send({"type": "lifespan.startup.complete"})
             else:
                 await self.close()
@@ -120,6 +133,7 @@ class Application:
         """Stop background work and let go of the threads."""
         self.closing = True
         self._sweeper.close()
+        self._volumes.close()
         self.pools.close()
         self.elsewhere.close()
         self.access_log.flush()
@@ -234,7 +248,7 @@ class Application:
         gates = self.gates
         if gates.blocked:
             gates.blocked.check(request)
-        if "admintoken" in request.query:
+        if request.query and "admintoken" in request.query:
             request.admin = gates.is_admin(request)
             if request.admin:
                 log.info("admin request from %s: %s %s", request.client_address(), request.method, request.path)
@@ -256,24 +270,43 @@ class Application:
         """Find what answers a request, and check that it may. Raises BadRequest."""
         segments = request.segments
         catalog = self.catalogs.at(txn)
-        node = catalog.resolve(segments[2])
-        instance = catalog.instance(node.repo_id, segments[3])
-        keyword = segments[4]
-        method = request.method
+        key = (segments[2], segments[3], segments[4], request.method)
+        plan = self._plans.get(key)
+        if plan is None or plan.sequence != catalog.sequence:
+            return self._made_plan(request, catalog, key)
+        if plan.changes:
+            self._check_open(request, plan.node, plan.instance)
+        return plan
+
+    def _made_plan(self, request: Request, catalog: Catalog, key: tuple[str, str, str, str]) -> Plan:
+        sequence = catalog.sequence  # taken first: whoever brings the catalog up to date meanwhile raises it last
+        reference, name, keyword, method = key
+        node = catalog.resolve(reference)
+        instance = catalog.instance(node.repo_id, name)
         route = instance_routes.table(instance.typename).get(keyword)
         asks = route is not None and route.reads_by_post and method == "POST"
-        if method in CHANGING and not asks:
-            if self.gates.readonly:
-                self.gates.check_mode(request)
-            if keyword != "blobstore":
-                self.gates.check_instance_open(request, node, instance, keyword)
+        changes = method in CHANGING and not asks
+        if changes:
+            self._check_open(request, node, instance)
         if route is None:
             raise instance_routes.unknown_keyword(request.path, instance.name, instance.typename, self.host)
-        return Plan(catalog, node, instance, route, instance_routes.handler(route, method))
+        version = node.id if instance.versioned else catalog.repo(node.repo_id).root_version
+        handler = instance_routes.handler(route, method)
+        plan = Plan(catalog, sequence, node, instance, catalog.ancestry(version), route, handler, changes)
+        if len(self._plans) >= KNOWN_PLANS:
+            self._plans = {}
+        self._plans[key] = plan
+        return plan
+
+    def _check_open(self, request: Request, node: Node, instance: Instance) -> None:
+        """The checks before a change. Raises BadRequest."""
+        keyword = request.segments[4]
+        if self.gates.readonly:
+            self.gates.check_mode(request)
+        if keyword != "blobstore":
+            self.gates.check_instance_open(request, node, instance, keyword)
 
     def _call(self, request: Request, plan: Plan, txn: ReadTransaction, body: bytes, pieces: Any = None) -> Call:
-        instance, node = plan.instance, plan.node
-        version = node.id if instance.versioned else plan.catalog.repo(node.repo_id).root_version
         segments = request.segments
         return Call(
             request.method,
@@ -285,9 +318,9 @@ class Application:
             self.store,
             txn,
             plan.catalog,
-            instance,
-            node,
-            plan.catalog.ancestry(version),
+            plan.instance,
+            plan.node,
+            plan.ancestry,
             body,
             request.user,
             request.app,
@@ -395,6 +428,8 @@ class Application:
     async def edit(self, edit: Edit) -> Answer:
         """Change the catalog and answer once that is durable."""
         result = await self.submit(lambda txn: edit.apply(CatalogEditor(txn, self.catalogs)))
+        if isinstance(result, Repo):
+            self._volumes.start()
         return edit.answer(result)
 
     def submit(self, change: Callable[[WriteTransaction], Any]) -> asyncio.Future[Any]:

@@ -17,6 +17,7 @@ from fascicle.datatypes.volume_settings import (
     check_coordinates,
     check_dtype,
     described,
+    located_properties,
     looked_up,
 )
 from fascicle.datatypes.voxel_requests import Triple, VolumeRequest, parse_integer
@@ -83,12 +84,10 @@ def properties_from(typename: str, settings: Mapping[str, str]) -> dict[str, Any
         "MinPoint": _as_list(_integers(settings, "MinPoint", None)),
         "MaxPoint": _as_list(_integers(settings, "MaxPoint", None)),
         "Background": _byte(settings, "Background"),
-        "GridStore": settings.get("gridstore", ""),
+        "GridStore": "",
         "ScaleLevel": _byte(settings, "ScaleLevel"),
     }
-    if settings.get("source"):
-        properties["Source"] = settings["source"]
-    return properties
+    return {**properties, **located_properties(settings, properties)}
 
 
 def completed(typename: str, settings: Mapping[str, str], server: Mapping[str, Any]) -> dict[str, str]:
