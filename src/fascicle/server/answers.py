@@ -71,11 +71,20 @@ def _type_line(content_type: str) -> bytes:
     return found
 
 
-def _checked(name: str, value: str) -> bytes:
-    line = f"{name.lower()}: {value}".encode("latin-1", "replace")
-    if b"\r" in line or b"\n" in line:
-        raise ValueError(f"header {name!r} would contain a line break")
-    return line + b"\r\n"
+_header_lines: dict[tuple[str, str], bytes] = {}
+
+
+def _checked(header: tuple[str, str]) -> bytes:
+    found = _header_lines.get(header)
+    if found is None:
+        name, value = header
+        line = f"{name.lower()}: {value}".encode("latin-1", "replace")
+        if b"\r" in line or b"\n" in line:
+            raise ValueError(f"header {name!r} would contain a line break")
+        found = line + b"\r\n"
+        if len(_header_lines) < 200 and len(found) < 200:
+            _header_lines[header] = found
+    return found
 
 
 def whole_head(request: Request, answer: Answer, common: CommonHeaders, size: int) -> bytes:
@@ -83,8 +92,8 @@ def whole_head(request: Request, answer: Answer, common: CommonHeaders, size: in
     head = common.encoded(request)
     if answer.content_type is not None:
         head += _type_line(answer.content_type)
-    for name, value in answer.headers:
-        head += _checked(name, value)
+    for header in answer.headers:
+        head += _checked(header)
     # RFC 9110, 8.6: an answer of status 204 has no body and must not say how long it would be.
     return head if answer.status == 204 else head + b"content-length: %d\r\n" % size
 
@@ -137,7 +146,7 @@ class Sending:
         if answer.content_type is not None:
             headers.append((b"content-type", answer.content_type.encode("latin-1")))
         for name, value in answer.headers:
-            given, _, encoded = _checked(name, value).rstrip().partition(b": ")
+            given, _, encoded = _checked((name, value)).rstrip().partition(b": ")
             headers.append((given, encoded))
         return headers
 

@@ -18,7 +18,7 @@ from fascicle.server import help_pages
 from fascicle.server.descriptions import Describer
 from fascicle.versions import graph
 
-LOGGED = frozenset({"keyvalue", "labelmap", "neuronjson"})
+LOGGED = frozenset({"keyvalue", "labelmap"})
 """Datatypes whose records of mutations can be asked for."""
 
 

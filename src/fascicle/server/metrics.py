@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections import deque
 
 from fascicle.store.base import StoreStatistics
@@ -30,12 +31,7 @@ class Metrics:
         entry[0] += 1
         entry[1] += seconds
         entry[2] += size
-        at = 0
-        for bound in _BUCKETS_S:
-            if seconds <= bound:
-                break
-            at += 1
-        self.buckets[at] += 1
+        self.buckets[bisect_left(_BUCKETS_S, seconds)] += 1
 
     def count_user(self, user: str, seconds: float) -> None:
         milliseconds = seconds * 1000

@@ -20,6 +20,7 @@ TOMBSTONE = b"\x01"
 ENVELOPE_BYTES = 1
 _FIRST_BATCH = 64
 _LARGEST_BATCH = 1024
+_INLINE_SKIP = 1 + ENVELOPE_BYTES
 _TOMBSTONE_HANDLE = bytes((INLINE,)) + TOMBSTONE
 
 
@@ -94,8 +95,11 @@ class VersionedView:
 
     def get(self, key_class: int, type_key: bytes) -> bytes | None:
         """The value seen, or None."""
-        handle = self.handle(key_class, type_key)
-        return None if handle is None else self.load(handle)
+        found = self._find(keys.prefix(self.instance_id, key_class) + type_key)
+        if found is None:
+            return None
+        handle = found[1]
+        return handle[_INLINE_SKIP:] if handle[0] == INLINE else self.txn.load(handle)[ENVELOPE_BYTES:]
 
     def handles(self, key_class: int, type_keys: Iterable[bytes]) -> list[bytes | None]:
         """The handles of the values seen for many keys, None for each that is not there: cheaper than one by one."""
