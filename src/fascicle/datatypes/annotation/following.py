@@ -31,13 +31,14 @@ from fascicle.datatypes.annotation.layout import (
     index_value_of,
     label_prefix,
     positions_of,
+    supervoxels_of,
     value_of,
 )
 from fascicle.datatypes.annotation.reading import Box, rows_in_blocks, rows_in_box
 from fascicle.datatypes.annotation.segmentation import Segmentation, block_size_of, rows_of_supervoxels
 from fascicle.datatypes.base import Change
 from fascicle.datatypes.labelmap import blocks as label_blocks
-from fascicle.datatypes.labelmap.events import BlockChange, Cleave, Merge, Renumber, Split, SupervoxelSplit
+from fascicle.datatypes.labelmap.events import BlockChange, Cleave, Merge, Remapped, Renumber, Split, SupervoxelSplit
 from fascicle.formats import label_block
 from fascicle.formats.block_code import block_xyz
 from fascicle.versions import keys
@@ -55,6 +56,8 @@ def follow(change: Change, publisher: Instance, event: Any) -> None:
         _join(change, segmentation, event.new, (event.old,), event.supervoxels)
     elif isinstance(event, Cleave):
         _cleave(change, segmentation, event)
+    elif isinstance(event, Remapped):
+        _remap(change, segmentation, event)
     elif isinstance(event, BlockChange):
         _write_blocks(change, segmentation, event)
     elif isinstance(event, SupervoxelSplit):
@@ -97,6 +100,21 @@ def _cleave(change: Change, segmentation: Segmentation, event: Cleave) -> None:
             values = [value_of(view, handle) for _, handle in batch]
             report.gone.append(PointRows(np.full(len(batch), event.target, np.uint64), xyz, values))
             report.came.append(PointRows(np.full(len(batch), event.cleaved, np.uint64), xyz, values))
+    report.tell_followers()
+
+
+def _remap(change: Change, segmentation: Segmentation, event: Remapped) -> None:
+    if not is_followed(change):
+        return
+    report = Reported(change, True)
+    for batch in rows_of_supervoxels(change.view, segmentation.id, event.supervoxels):
+        if batch:
+            type_keys = [key for key, _ in batch]
+            xyz = positions_of(type_keys)
+            values = [value_of(change.view, handle) for _, handle in batch]
+            at = np.searchsorted(event.supervoxels, supervoxels_of(type_keys))
+            report.gone.append(PointRows(event.before[at], xyz, values))
+            report.came.append(PointRows(event.after[at], xyz, values))
     report.tell_followers()
 
 

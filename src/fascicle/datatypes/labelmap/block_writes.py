@@ -279,10 +279,10 @@ def commit_blocks(
     indexing: bool = True,
     plain: bool = False,
 ) -> Commit:
-    """The commit that stores new blocks; with `plain` nothing else happens than that they are stored.
+    """The commit that stores new blocks; at scale 0 followers hear of them and a mutation id is taken.
 
-    Otherwise, at scale 0: extents and the greatest label grow, followers hear of it, a mutation id is taken. The index
-    follows if the instance has one and `indexing`; the scales above follow with `downres`.
+    With `plain` nothing else happens. Otherwise, at scale 0: extents and the greatest label grow, the index follows if
+    the instance has one and `indexing`, the scales above follow with `downres`.
     """
     full = scale == 0 and not plain
     indexing = indexing and full and call.instance.properties.get("IndexedLabels", True)
@@ -314,12 +314,13 @@ def commit_blocks(
         if blocks.voxel_writes(change.view) != plan.mark:
             current = planned(change.view)
         store_plan(change, current)
-        if not full or not len(xyz):
+        if scale or not len(xyz):
             return
-        low = (xyz.min(axis=0) * size_xyz).tolist()
-        high = ((xyz.max(axis=0) + 1) * size_xyz - 1).tolist()
-        blocks.grow_extents(change.view, low, high)
-        counters.raise_max_label(change, greatest)
+        if full:
+            low = (xyz.min(axis=0) * size_xyz).tolist()
+            high = ((xyz.max(axis=0) + 1) * size_xyz - 1).tolist()
+            blocks.grow_extents(change.view, low, high)
+            counters.raise_max_label(change, greatest)
         stored = tuple(new.stored[code] for code in current.codes.tolist())
         change.emit(BlockChange(change.mutation_id(), current.codes, current.previous, stored))
 

@@ -52,6 +52,18 @@ class Renumber:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Remapped:
+    """Mappings were posted by themselves: supervoxels changed their bodies, the index of bodies did not change."""
+
+    supervoxels: U64
+    """u64[n], ascending."""
+    before: U64
+    """Their bodies before, u64[n], 0 for retired ones."""
+    after: U64
+    """Their bodies now, u64[n], each another one than before."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class SupervoxelSplit:
     """A supervoxel was replaced by two; bodies did not change."""
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fascicle.datatypes.base import Answer, Call, Change, Commit, Option, Reply, Route, Work
 from fascicle.datatypes.labelmap import bodies, mapping
 from fascicle.datatypes.labelmap.bodies import read_body
+from fascicle.datatypes.labelmap.events import Remapped
 from fascicle.datatypes.labelmap.mapping import add_mappings, mapping_at
 from fascicle.datatypes.labelmap.queries import HASH, THROTTLE
 from fascicle.datatypes.labelmap.requests import checked_hash, id_answer, id_array
@@ -84,7 +85,20 @@ def post_mappings(call: Call) -> Reply:
         raise BadRequest("supervoxel 0 is the background and cannot be mapped")
     if not len(supervoxels):
         return Answer()
-    return Commit(lambda change: add_mappings(change.view, supervoxels, owners))
+
+    def apply(change: Change) -> None:
+        view, uuid = change.view, change.instance.data_uuid
+        followed = any(uuid in other.syncs for other in change.catalog.instances(change.instance.repo_id))
+        listed = np.unique(supervoxels) if followed else supervoxels
+        before = mapping_at(view).bodies(listed) if followed else None
+        add_mappings(view, supervoxels, owners)
+        if before is not None:
+            after = mapping_at(view).bodies(listed)
+            moved = before != after
+            if moved.any():
+                change.emit(Remapped(listed[moved], before[moved], after[moved]))
+
+    return Commit(apply)
 
 
 def get_statistics(call: Call) -> Reply:

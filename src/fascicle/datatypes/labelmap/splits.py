@@ -398,7 +398,7 @@ class BodyPlan:
 
 
 def _supervoxels_under(view: VersionedView, runs: RunsByBlock, size_xyz: Triple) -> tuple[U64, int]:
-    """Supervoxels with voxels in the runs, each once, in the order in which they are met; voxels of background there."""
+    """Supervoxels with voxels in the runs, each once, in the order they are met; how many voxels are background."""
     met: dict[int, None] = {}
     present = background = 0
     for code, stored in _stored_blocks(view, runs.codes):
