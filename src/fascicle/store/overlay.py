@@ -12,6 +12,7 @@ from fascicle.errors import BadRequest
 from fascicle.store.base import MAX_KEY_BYTES, ReadTransaction, ValueBatch, WriteTransaction
 
 INLINE_PREFIX = b"\0"
+FEW_KEYS = 16
 
 
 class OverlayTransaction(WriteTransaction):
@@ -21,6 +22,8 @@ class OverlayTransaction(WriteTransaction):
         self.base = base
         self.pending: dict[bytes, bytes | None] = {}
         self._sorted: list[bytes] | None = None
+        self._unsorted: list[bytes] = []
+        """Keys of `pending` that are not in `_sorted` yet, if there is one."""
 
     @property
     def number(self) -> int:
@@ -48,7 +51,7 @@ class OverlayTransaction(WriteTransaction):
         if not 0 < len(key) <= MAX_KEY_BYTES:
             raise BadRequest(f"a key of {len(key)} bytes cannot be stored: 1 to {MAX_KEY_BYTES} bytes are possible")
         if self._sorted is not None and key not in self.pending:
-            insort(self._sorted, key)
+            self._unsorted.append(key)
         self.pending[key] = value if type(value) is bytes else bytes(value)
 
     def delete(self, key: bytes) -> bool:
@@ -57,7 +60,7 @@ class OverlayTransaction(WriteTransaction):
         else:
             there = self.base.handle(key) is not None
             if there and self._sorted is not None:
-                insort(self._sorted, key)
+                self._unsorted.append(key)
         if there:
             self.pending[key] = None
         return there
@@ -74,19 +77,33 @@ class OverlayTransaction(WriteTransaction):
         return (key for key, _ in self.scan_handles(start, stop, reverse))
 
     def last(self, start: bytes, stop: bytes) -> tuple[bytes, bytes] | None:
-        if not self.pending:
+        keys = self._pending_keys(start, stop, reverse=True)
+        if not keys:
             return self.base.last(start, stop)
-        return next(self.scan_handles(start, stop, reverse=True), None)
+        return next(self._merge(self.base.scan_handles(start, stop, True), keys, True), None)
 
     def _pending_keys(self, start: bytes, stop: bytes, reverse: bool) -> list[bytes]:
         if not self.pending:
             return []
         if self._sorted is None:
             self._sorted = sorted(self.pending)
+        elif self._unsorted:
+            self._sort_in()
         keys = self._sorted[bisect_left(self._sorted, start) : bisect_left(self._sorted, stop)]
         if reverse:
             keys.reverse()
         return keys
+
+    def _sort_in(self) -> None:
+        """Few keys are put in their places one by one; for many it is cheaper to sort once."""
+        assert self._sorted is not None
+        if len(self._unsorted) <= FEW_KEYS:
+            for key in self._unsorted:
+                insort(self._sorted, key)
+        else:
+            self._sorted += self._unsorted
+            self._sorted.sort()
+        self._unsorted.clear()
 
     def _merge(
         self, below: Iterator[tuple[bytes, bytes]], keys: list[bytes], reverse: bool

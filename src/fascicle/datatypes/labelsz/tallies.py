@@ -15,6 +15,7 @@ more tombstones than rows were inherited, however often counts change.
 
 from __future__ import annotations
 
+import operator
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,7 +38,6 @@ INDEX_TYPES = {"PostSyn": 1, "PreSyn": 2, "Gap": 3, "Note": 4, "AllSyn": 5, "Vox
 """Index types by name. The first four are places in a record; nothing is ever counted for the last one."""
 ALL_SYN = 5
 VOXELS = 6
-RANKED = (1, 2, 3, 4, ALL_SYN)
 MAX_COUNT = 0xFFFF_FFFF
 
 AT_ONCE = 8192
@@ -46,24 +46,21 @@ AT_ONCE = 8192
 _K = len(KINDS)
 _LABEL = struct.Struct(">Q")
 _RANK = struct.Struct(">BIQ")
-RANK_BYTES = _RANK.size
 _RECORD = struct.Struct(f"<I{_K}I")
-_INHERITED_BYTES = 4 * _K
+_INHERITED = struct.Struct(f"<{_K}I")
 _HANDLE_HEAD = 1 + ENVELOPE_BYTES
 _END = _HANDLE_HEAD + _RECORD.size
 _GONE = bytes((INLINE,)) + TOMBSTONE
 _NOTHING = bytes(_RECORD.size)
-_NOTHING_INHERITED = bytes(_INHERITED_BYTES)
+_ZEROS = (0,) * _K
 
 UNKNOWN = MAX_COUNT
-"""An inherited count after versions were merged that disagree about it: there may be rows of any count below."""
+"""An inherited count after versions were merged that disagree about it: any rank of it may be inherited."""
+_UNKNOWNS = (UNKNOWN,) * _K
 
 U64 = NDArray[np.uint64]
 I64 = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-
-_RANK_KEY = np.dtype([("prefix", "S5"), ("index", "u1"), ("count", ">u4"), ("label", ">u8"), ("version", ">u4")])
-_RECORD_KEY = np.dtype([("prefix", "S5"), ("label", ">u8"), ("version", ">u4")])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,8 +69,6 @@ class Tallies:
 
     counts: I64
     """i64[n, 5]"""
-    inherited: I64
-    """What the versions before say, i64[n, 5]; `UNKNOWN` where they disagree."""
     conflicts: Bools
     """Labels of which merged versions say different things; their counts are 0."""
 
@@ -95,34 +90,33 @@ def indexed(counts: I64, index: int) -> I64:
 
 def read(view: VersionedView, labels: U64) -> Tallies:
     """The counts of labels u64[n] at a version. Never raises for conflicts: see `Tallies.conflicts`."""
+    handles, conflicts = _handles(view, _type_keys(labels))
+    values = [handle if handle is None or handle[0] == INLINE else _inline(view, handle) for handle in handles]
+    data = b"".join([_NOTHING if value is None else value[_HANDLE_HEAD:_END] for value in values])
+    torn = np.zeros(len(labels), np.bool_)
+    torn[list(conflicts)] = True
+    return Tallies(np.frombuffer(data, "<u4").reshape(-1, 1 + _K)[:, 1:].astype(np.int64), torn)
+
+
+def _type_keys(labels: U64) -> list[bytes]:
     data = labels.astype(">u8").tobytes()
-    type_keys = [data[at : at + 8] for at in range(0, len(data), 8)]
-    conflicts = np.zeros(len(labels), np.bool_)
+    return [data[at : at + _LABEL.size] for at in range(0, len(data), _LABEL.size)]
+
+
+def _handles(view: VersionedView, type_keys: list[bytes]) -> tuple[list[bytes | None], set[int]]:
+    """The records' handles, and the places of those of which merged versions disagree."""
     try:
-        handles = view.handles(COUNTS, type_keys)
+        return view.handles(COUNTS, type_keys), set()
     except ConflictError:
-        handles = []
-        for i, type_key in enumerate(type_keys):
+        handles: list[bytes | None] = []
+        conflicts: set[int] = set()
+        for place, type_key in enumerate(type_keys):
             try:
                 handles.append(view.handle(COUNTS, type_key))
             except ConflictError:
                 handles.append(None)
-                conflicts[i] = True
-    versions, counts, inherited = _decoded(view, handles)
-    before = versions != view.ancestry.version
-    inherited[before] = counts[before]
-    inherited[conflicts] = UNKNOWN
-    return Tallies(counts, inherited, conflicts)
-
-
-def _decoded(view: VersionedView, handles: list[bytes | None]) -> tuple[NDArray[np.uint32], I64, I64]:
-    """(version u32[n], counts i64[n, 5], inherited counts i64[n, 5]) of stored records; zeros where there is none."""
-    values = [handle if handle is None or handle[0] == INLINE else _inline(view, handle) for handle in handles]
-    heads = b"".join([_NOTHING if value is None else value[_HANDLE_HEAD:_END] for value in values])
-    tails = b"".join([(value and value[_END:]) or _NOTHING_INHERITED for value in values])
-    numbers = np.frombuffer(heads, "<u4").reshape(-1, 1 + _K)
-    inherited = np.frombuffer(tails, "<u4").reshape(-1, _K).astype(np.int64)
-    return numbers[:, 0], numbers[:, 1:].astype(np.int64), inherited
+                conflicts.add(place)
+        return handles, conflicts
 
 
 def _inline(view: VersionedView, handle: bytes) -> bytes:
@@ -167,96 +161,109 @@ def add(view: VersionedView, labels: U64, changes: I64) -> None:
     """
     changed = changes.any(axis=1)
     labels, changes = labels[changed], changes[changed]
-    old = read(view, labels)
-    new = np.clip(old.counts + changes, 0, MAX_COUNT - 1)
-    different = (new != old.counts).any(axis=1) & ~old.conflicts
-    if different.any():
-        _write(view, labels[different], old.counts[different], old.inherited[different], new[different])
+    type_keys = _type_keys(labels)
+    handles, conflicts = _handles(view, type_keys)
+    writing = _Writing(view)
+    rows = zip(labels.tolist(), type_keys, handles, changes.tolist(), strict=True)
+    for place, (label, type_key, handle, change) in enumerate(rows):
+        if place not in conflicts:
+            old, inherited = writing.record(handle)
+            new = tuple(map(operator.add, old, change))
+            if min(new) < 0 or max(new) >= UNKNOWN:
+                new = tuple(min(max(count, 0), UNKNOWN - 1) for count in new)
+            writing.replace(label, type_key, old, inherited, new)
+    writing.finish()
 
 
 def settle(view: VersionedView, labels: U64, counts: I64) -> None:
     """Decide the counts i64[n, 5] of labels u64[n] of which merged versions disagree; others stay as they are."""
-    old = read(view, labels)
-    at = old.conflicts
-    if at.any():
-        _hide_ranks(view, labels[at])
-        _write(view, labels[at], old.counts[at], old.inherited[at], counts[at])
+    type_keys = _type_keys(labels)
+    _, conflicts = _handles(view, type_keys)
+    writing = _Writing(view)
+    for place in sorted(conflicts):
+        writing.hide_all(int(labels[place]), type_keys[place])
+        writing.replace(int(labels[place]), type_keys[place], _ZEROS, _UNKNOWNS, tuple(counts[place].tolist()))
+    writing.finish()
 
 
-def _hide_ranks(view: VersionedView, labels: U64) -> None:
-    """Hide all rows of class 2 that any version before may have left for some labels."""
-    txn, version = view.txn, view.ancestry.version
-    assert isinstance(txn, WriteTransaction)
-    for label in labels.tolist():
-        first = keys.prefix(view.instance_id, COUNTS) + _LABEL.pack(label)
-        entries = list(txn.scan_handles(keys.with_version(first, 0), keys.with_version(first, version)))
-        values = [handle for key, handle in entries if view.ancestry.contains(keys.version_of(key))]
-        counts = _decoded(view, [None if handle == _GONE else handle for handle in values])[1]
-        same = np.full(len(counts), label, np.uint64)
-        for index in RANKED:
-            shown = indexed(counts, index)
-            for key in _rank_keys(view, index, shown, same, shown > 0):
-                txn.put(key, TOMBSTONE)
+Counts = tuple[int, ...]
 
 
-def _write(view: VersionedView, labels: U64, old: I64, inherited: I64, new: I64) -> None:
-    txn, version = view.txn, view.ancestry.version
-    assert isinstance(txn, WriteTransaction)
-    deleted: list[bytes] = []
-    hidden: list[bytes] = []
-    shown: list[bytes] = []
-    for index in RANKED:
-        was, now = indexed(old, index), indexed(new, index)
-        below = indexed(inherited, index)
-        below = np.where((inherited == UNKNOWN).any(axis=1), UNKNOWN, below)
-        gone, come = (was != now) & (was > 0), (was != now) & (now > 0)
-        covered = (below == was) | (below == UNKNOWN)
-        hidden += _rank_keys(view, index, was, labels, gone & covered)
-        deleted += _rank_keys(view, index, was, labels, gone & ~covered)
-        deleted += _rank_keys(view, index, now, labels, come & (below == now))
-        shown += _rank_keys(view, index, now, labels, come & (below != now))
-    for key in deleted:
-        txn.delete(key)
-    for key in hidden:
-        txn.put(key, TOMBSTONE)
-    for key in shown:
-        txn.put(key, LIVE)
-    inherits = inherited.any(axis=1)
-    dropped = ~inherits & ~new.any(axis=1)
-    for key in _record_keys(view, labels[dropped]):
-        txn.delete(key)
-    heads = np.empty((len(labels), 1 + _K), "<u4")
-    heads[:, 0], heads[:, 1:] = version, new
-    for chosen, rows in (
-        (~inherits & ~dropped, heads),
-        (inherits, np.hstack((heads, inherited.astype("<u4")))),
-    ):
-        data = rows[chosen].astype("<u4").tobytes()
-        width = 4 * rows.shape[1]
-        for i, key in enumerate(_record_keys(view, labels[chosen])):
-            txn.put(key, LIVE + data[i * width : (i + 1) * width])
+class _Writing:
+    """Records and ranks to be stored at one version. All is read before anything is written: that is cheaper."""
 
+    def __init__(self, view: VersionedView) -> None:
+        assert isinstance(view.txn, WriteTransaction)
+        self._view = view
+        self._txn = view.txn
+        self._version = view.ancestry.version
+        self._end = self._version.to_bytes(keys.VERSION_BYTES, "big")
+        self._counts = keys.prefix(view.instance_id, COUNTS)
+        self._ranks = keys.prefix(view.instance_id, RANKS)
+        self._deleted: list[bytes] = []
+        self._put: dict[bytes, bytes] = {}
 
-def _rank_keys(view: VersionedView, index: int, counts: I64, labels: U64, chosen: Bools) -> list[bytes]:
-    """Whole keys of class 2 at the view's version."""
-    at = np.flatnonzero(chosen)
-    if not len(at):
-        return []
-    rows = np.empty(len(at), _RANK_KEY)
-    rows["index"], rows["count"], rows["label"] = index, MAX_COUNT - counts[at], labels[at]
-    return _cut(view, RANKS, rows)
+    def record(self, handle: bytes | None) -> tuple[Counts, Counts]:
+        """(counts, inherited counts) of a stored record."""
+        if handle is None:
+            return _ZEROS, _ZEROS
+        value = handle if handle[0] == INLINE else _inline(self._view, handle)
+        version, *counts = _RECORD.unpack_from(value, _HANDLE_HEAD)
+        found = tuple(counts)
+        if version != self._version:
+            return found, found
+        return found, _INHERITED.unpack_from(value, _END) if len(value) > _END else _ZEROS
 
+    def replace(self, label: int, type_key: bytes, old: Counts, inherited: Counts, new: Counts) -> None:
+        """Make `new` the counts of a label, and rank it by them."""
+        if new == old and inherited is not _UNKNOWNS:
+            return
+        for index in (1, 2, 3, 4):
+            if new[index] != old[index]:
+                self._rank(index, label, old[index], inherited[index], new[index])
+        was, now = old[1] + old[2] + old[3], new[1] + new[2] + new[3]
+        if was != now:
+            below = UNKNOWN if inherited[1] == UNKNOWN else inherited[1] + inherited[2] + inherited[3]
+            self._rank(ALL_SYN, label, was, below, now)
+        key = self._counts + type_key + self._end
+        if any(inherited):
+            self._put[key] = LIVE + _RECORD.pack(self._version, *new) + _INHERITED.pack(*inherited)
+        elif any(new):
+            self._put[key] = LIVE + _RECORD.pack(self._version, *new)
+        else:
+            self._deleted.append(key)
 
-def _record_keys(view: VersionedView, labels: U64) -> list[bytes]:
-    rows = np.empty(len(labels), _RECORD_KEY)
-    rows["label"] = labels
-    return _cut(view, COUNTS, rows)
+    def _rank(self, index: int, label: int, was: int, below: int, now: int) -> None:
+        if was:
+            key = self._ranks + _RANK.pack(index, MAX_COUNT - was, label) + self._end
+            if below in (was, UNKNOWN):
+                self._put[key] = TOMBSTONE
+            else:
+                self._deleted.append(key)
+        if now:
+            key = self._ranks + _RANK.pack(index, MAX_COUNT - now, label) + self._end
+            if below == now:
+                self._deleted.append(key)  # what hides the row that was inherited
+            else:
+                self._put[key] = LIVE
 
+    def hide_all(self, label: int, type_key: bytes) -> None:
+        """Hide all ranks that the versions before may have left for a label."""
+        view, first = self._view, self._counts + type_key
+        for key, handle in self._txn.scan_handles(first + bytes(keys.VERSION_BYTES), first + self._end):
+            if view.ancestry.contains(keys.version_of(key)) and handle != _GONE:
+                counts, _ = self.record(handle)
+                for index, count in enumerate((*counts[1:], sum(counts[1:4])), 1):
+                    if count:
+                        self._put[self._ranks + _RANK.pack(index, MAX_COUNT - count, label) + self._end] = TOMBSTONE
 
-def _cut(view: VersionedView, key_class: int, rows: NDArray[Any]) -> list[bytes]:
-    rows["prefix"], rows["version"] = keys.prefix(view.instance_id, key_class), view.ancestry.version
-    data, width = rows.tobytes(), rows.dtype.itemsize
-    return [data[at : at + width] for at in range(0, len(data), width)]
+    def finish(self) -> None:
+        """Store it."""
+        delete, put = self._txn.delete, self._txn.put
+        for key in self._deleted:
+            delete(key)
+        for key, value in self._put.items():
+            put(key, value)
 
 
 # -- ranks
