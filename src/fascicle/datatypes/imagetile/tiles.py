@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from fascicle.datatypes.slice_images import DEFAULT_QUALITY, ImageFormat, encode_image, encode_jpeg, encode_png
 from fascicle.datatypes.voxel_requests import INT32_MAX, INT32_MIN, Triple, parse_dims, parse_triple
 from fascicle.errors import BadRequest
+from fascicle.versions import keys
 from fascicle.versions.resolution import VersionedView
 
 TILES = 1
@@ -79,7 +80,8 @@ def stored_row(
 ) -> Iterator[tuple[int, bytes]]:
     """(column, encoded tile) of the stored tiles of a row, from a first to a last column."""
     first, last = (min(max(column, INT32_MIN), INT32_MAX) for column in columns)
-    start, stop = tile_key(plane, scale, position, row, first), tile_key(plane, scale, position, row, last) + b"\0"
+    start = tile_key(plane, scale, position, row, first)
+    stop = keys.after(tile_key(plane, scale, position, row, last))
     for key, _, handle in view.scan(TILES, start, stop):
         yield _KEY.unpack(key)[4] - _BIAS, view.load(handle)
 
