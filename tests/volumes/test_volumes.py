@@ -11,13 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as npst
 from PIL import Image
 
 from fascicle.volumes import VolumeError, VolumeSource, open_volume
-from fascicle.volumes.precomputed import decode_compressed_segmentation
 
 RNG = np.random.default_rng(5)
 SHAPE = (6, 7, 9)
@@ -35,7 +31,7 @@ def write_precomputed(folder: Path, volume: np.ndarray[Any, Any], encoding: str,
     depth, height, width = volume.shape
     scale = {
         "key": "8_8_30", "size": [width, height, depth], "voxel_offset": [-3, 0, 5], "resolution": [8, 8, 30],
-        "chunk_sizes": [[4, 4, 3]], "encoding": encoding, "compressed_segmentation_block_size": [8, 8, 8],
+        "chunk_sizes": [[4, 4, 3]], "encoding": encoding,
     }  # fmt: skip
     info = {"type": "image", "data_type": volume.dtype.name, "num_channels": 1, "scales": [scale]}
     (folder / "8_8_30").mkdir(parents=True)
@@ -197,18 +193,21 @@ def test_precomputed_over_http(tmp_path: Path, website: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "scale", "message"),
     [
-        ({"num_channels": 3, "scales": [{"encoding": "raw"}]}, "3 channels"),
-        ({"scales": []}, "0 scales"),
-        ({"scales": [{"sharding": {"@type": "x"}}]}, "sharded"),
-        ({"scales": [{"encoding": "jxl"}]}, "encoding 'jxl'"),
-        ({"data_type": "uint16", "scales": [{"encoding": "jpeg"}]}, "JPEG chunks of uint16"),
-        ({"scales": [{"encoding": "raw"}]}, "not that of a precomputed volume"),
+        ({"num_channels": 3}, {}, "3 channels"),
+        ({"scales": []}, {}, "0 scales"),
+        ({}, {"sharding": {"@type": "x"}}, "sharding 'x'"),
+        ({}, {"encoding": "jxl"}, "encoding 'jxl'"),
+        ({"data_type": "uint16"}, {"encoding": "jpeg"}, "JPEG chunks cannot hold 1 channels of uint16"),
+        ({}, {"size": None}, "has no precomputed volume"),
     ],
 )
-def test_precomputed_that_cannot_be_read(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    info = {"data_type": "uint8", "num_channels": 1, "scales": []} | change
+def test_precomputed_that_cannot_be_read(
+    tmp_path: Path, change: dict[str, Any], scale: dict[str, Any], message: str
+) -> None:
+    plain = {"key": "s", "size": [4, 4, 4], "resolution": [1, 1, 1], "chunk_sizes": [[4, 4, 4]], "encoding": "raw"}
+    info = {"type": "image", "data_type": "uint8", "num_channels": 1, "scales": [plain | scale]} | change
     (tmp_path / "info").write_text(json.dumps(info))
     with pytest.raises(VolumeError, match=message):
         open_volume(str(tmp_path))
@@ -231,30 +230,6 @@ def test_what_is_no_volume(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(VolumeError):
         open_volume(str(tmp_path / name))
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    st.sampled_from([np.uint32, np.uint64]).flatmap(
-        lambda dtype: npst.arrays(
-            dtype,
-            npst.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=18),
-            elements=st.integers(0, 2**32 - 1) | st.integers(0, 3),
-        )
-    )
-)
-def test_compressed_segmentation(volume: np.ndarray[Any, Any]) -> None:
-    import compressed_segmentation
-
-    data = compressed_segmentation.compress(np.asfortranarray(volume.T), order="F")
-    assert np.array_equal(decode_compressed_segmentation(bytes(data), volume.shape, volume.dtype, (8, 8, 8)), volume)
-
-
-def test_compressed_segmentation_bytes() -> None:
-    data = bytes.fromhex("01000000 12000001 02000000") + b"\xf0" * 64 + bytes(8) + b"\x07" + bytes(7)
-    decoded = decode_compressed_segmentation(data, (8, 8, 8), np.dtype("u8"), (8, 8, 8))
-    assert (decoded[:, :, :4] == 0).all()
-    assert (decoded[:, :, 4:] == 7).all()
 
 
 @pytest.mark.reference_data

@@ -46,6 +46,9 @@ class VolumeSource(ABC):
     def read(self, start_zyx: Zyx, stop_zyx: Zyx) -> Array:
         """The voxels [z, y, x] of a box, `stop` exclusive, which lies within the volume. What is not stored is 0."""
 
+    def check(self) -> None:  # noqa: B027 - most sources are opened only if they can be read
+        """Raise VolumeError if nothing of this source can be read, though it could be opened."""
+
     def chunk_bytes(self, cell_zyx: Zyx) -> bytes | None:
         """The chunk of a cell (index divided by `chunk_zyx`) as it is stored, in `encoding`; None if there is none.
 

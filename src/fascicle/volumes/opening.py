@@ -8,18 +8,23 @@ from pathlib import Path
 
 from fascicle.volumes.array_files import CrackleVolume, Hdf5Volume, NpyVolume, TiffVolume
 from fascicle.volumes.base import Pyramid, VolumeError, VolumeSource
+from fascicle.volumes.chunk_cache import ChunkCache
 from fascicle.volumes.image_stack import SUFFIXES, ImageStack
-from fascicle.volumes.precomputed import PrecomputedVolume, open_precomputed
+from fascicle.volumes.objects import Access, is_remote
+from fascicle.volumes.precomputed import open_precomputed, plain_address
 
 
-def open_volume(source: str | Sequence[str], dataset: str | None = None, scale: int = 0) -> VolumeSource:
+def open_volume(
+    source: str | Sequence[str], dataset: str | None = None, scale: int = 0, channel: int | None = None
+) -> VolumeSource:
     """Open a volume. Raises VolumeError if it is none of these:
 
     * image files: several names, a pattern (`stack/*.png`), or a folder of images;
     * `volume.h5` or `volume.h5.gz`; `dataset` names the 3-D dataset if there are several;
     * `volume.npy`, `volume.npy.ckl.gz` (crackle), a TIFF with several pages;
-    * a precomputed volume: a folder with an `info`, `file://...`, `http://...`, `https://...`, with or without
-      `precomputed://` before it; `scale` is the index of its scale.
+    * a precomputed volume: a folder with an `info`, or the address of one: `file://`, `http(s)://`, `gs://`, `s3://`,
+      `vast://`, with or without `precomputed://` before it; `scale` is the index of its scale, and `channel` is needed
+      if it has several.
 
     Example: `with open_volume("stack/*.png") as volume: volume.read((0, 0, 0), (10, 100, 100))`
     """
@@ -27,9 +32,9 @@ def open_volume(source: str | Sequence[str], dataset: str | None = None, scale: 
     if len(names) > 1:
         return ImageStack([_existing(name) for name in names])
     name = names[0] if names else ""
-    address = name.removeprefix("precomputed://")
-    if address != name or name.startswith(("http://", "https://", "file://")):
-        return PrecomputedVolume(address, scale)
+    pyramid = _open_scales(name, None, None, channel)
+    if pyramid is not None:
+        return _one_of(pyramid, scale)
     if not Path(name).exists() and glob.has_magic(name):
         paths = [Path(found) for found in glob.glob(name)]
         if not paths:
@@ -37,24 +42,54 @@ def open_volume(source: str | Sequence[str], dataset: str | None = None, scale: 
         return ImageStack(paths, name) if len(paths) > 1 else _open_file(paths[0], dataset)
     path = _existing(name)
     if path.is_dir():
-        return _open_folder(path, scale)
+        return _open_folder(path)
     return _open_file(path, dataset)
 
 
-def open_pyramid(address: str, dataset: str | None = None) -> Pyramid:
-    """Open all scales of a volume; `address` and `dataset` as `open_volume` takes them.
+def open_pyramid(
+    address: str,
+    dataset: str | None = None,
+    *,
+    cache: ChunkCache | None = None,
+    access: Access | None = None,
+    channel: int | None = None,
+) -> Pyramid:
+    """Open all scales of a volume; `address`, `dataset` and `channel` as `open_volume` takes them.
 
-    A source that has only one scale is a pyramid of one. Scales that cannot be decoded are listed like the others;
-    reading them raises VolumeError.
+    What is far away is kept in `cache`, and fetched as `access` says. A source that has only one scale is a pyramid of
+    one. Scales that cannot be decoded are listed like the others; reading them raises VolumeError.
 
     Example: `with open_pyramid("https://example.org/gray") as gray: gray.scales[-1].read((0, 0, 0), (10, 100, 100))`
     """
-    place = address.removeprefix("precomputed://")
-    is_folder = any((Path(place.removeprefix("file://")) / name).is_file() for name in ("info", "info.gz"))
-    if place != address or address.startswith(("http://", "https://", "file://")) or is_folder:
-        return open_precomputed(place)
+    pyramid = _open_scales(address, cache, access, channel)
+    if pyramid is not None:
+        return pyramid
     source = open_volume(address, dataset)
     return Pyramid(source.name, _kind(source), (source,))
+
+
+def _open_scales(
+    name: str, cache: ChunkCache | None, access: Access | None, channel: int | None
+) -> Pyramid | None:
+    """A volume of a kind that may have several scales; None if the name is not of such a kind."""
+    address = plain_address(name)
+    folder = Path(address.removeprefix("file://"))
+    has_info = (folder / "info").is_file() or (folder / "info.gz").is_file()
+    if address != name or is_remote(address) or address.startswith("file://") or has_info:
+        return open_precomputed(address, cache, access, channel)
+    return None
+
+
+def _one_of(pyramid: Pyramid, scale: int) -> VolumeSource:
+    """One scale of a volume, which can be read."""
+    if not 0 <= scale < len(pyramid.scales):
+        raise VolumeError(f"{pyramid.name} has {len(pyramid.scales)} scales, so there is no scale {scale}")
+    for i, other in enumerate(pyramid.scales):
+        if i != scale:
+            other.close()
+    source = pyramid.scales[scale]
+    source.check()
+    return source
 
 
 def _kind(source: VolumeSource) -> str:
@@ -62,9 +97,7 @@ def _kind(source: VolumeSource) -> str:
     return "segmentation" if source.dtype.kind in "iu" and source.dtype.itemsize >= 4 else "image"
 
 
-def _open_folder(path: Path, scale: int) -> VolumeSource:
-    if (path / "info").is_file() or (path / "info.gz").is_file():
-        return PrecomputedVolume(str(path), scale)
+def _open_folder(path: Path) -> VolumeSource:
     images = [found for found in path.iterdir() if found.suffix.lower() in SUFFIXES]
     if not images:
         raise VolumeError(f"the folder {path} has neither images nor a precomputed volume")
