@@ -139,7 +139,11 @@ class Call:
     @property
     def view(self) -> VersionedView:
         """The instance's keys as seen at this version."""
-        return VersionedView(self.txn, self.instance.id, self.ancestry)
+        return view_of(self.txn, self.instance, self.ancestry, self.settings)
+
+    def view_in(self, txn: ReadTransaction) -> VersionedView:
+        """The same in another transaction."""
+        return view_of(txn, self.instance, self.ancestry, self.settings)
 
     def pieces(self) -> Iterator[bytes]:
         """The request's body in pieces, for routes that stream it."""
@@ -193,10 +197,12 @@ class Change(ABC):
     user: str
     app: str
     time_ns: int
+    settings: Mapping[str, Any] = {}
+    """As in `Call`."""
 
     @property
     def view(self) -> VersionedView:
-        return VersionedView(self.txn, self.instance.id, self.ancestry)
+        return view_of(self.txn, self.instance, self.ancestry, self.settings)
 
     @abstractmethod
     def mutation_id(self) -> int:
@@ -248,6 +254,12 @@ class Datatype(ABC):
     shows_volumes: ClassVar[bool] = False
     """Whether instances may show a volume that lives elsewhere."""
 
+    def view(
+        self, txn: ReadTransaction, instance: Instance, ancestry: Ancestry, server: Mapping[str, Any]
+    ) -> VersionedView:
+        """The keys of an instance that shows a volume which lives elsewhere, as seen at a version."""
+        return VersionedView(txn, instance.id, ancestry)
+
     @abstractmethod
     def create(self, settings: Mapping[str, str]) -> dict[str, Any]:
         """Properties of a new instance from its settings (keys in lower case, values as text).
@@ -283,3 +295,14 @@ class Datatype(ABC):
 
     def follow(self, change: Change, publisher: Instance, event: Any) -> None:  # noqa: B027
         """An instance that this one (`change.instance`) follows has changed, in the same transaction."""
+
+
+def view_of(
+    txn: ReadTransaction, instance: Instance, ancestry: Ancestry, server: Mapping[str, Any]
+) -> VersionedView:
+    """The keys of an instance as seen at a version; `server` are the settings of a `Call`."""
+    if "Described" not in instance.properties:
+        return VersionedView(txn, instance.id, ancestry)
+    from fascicle.datatypes import registry
+
+    return registry.datatype(instance.typename).view(txn, instance, ancestry, server)

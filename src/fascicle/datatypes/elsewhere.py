@@ -154,6 +154,8 @@ class RemoteVolume:
     def __init__(self, address: str, pyramid: Pyramid, flight: SingleFlight) -> None:
         self.address = address
         self.pyramid = pyramid
+        self.made: dict[Any, Any] = {}
+        """What datatypes make of the scales, for all requests."""
         digest = hashlib.blake2b(address.encode(), digest_size=6).digest()
         self.scales = tuple(
             RemoteScale(source, flight, digest + i.to_bytes(2, "big")) for i, source in enumerate(pyramid.scales)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -24,8 +23,8 @@ _ENTRY_BYTES = 200
 class SingleFlight:
     """A pool of threads before a cache. Safe between threads.
 
-    `name` is told in errors. What takes longer than `patience_s` to arrive is an error for those who wait; the thread
-    goes on, and what it brings is kept.
+    `name` is told in errors. That nothing arrives for `patience_s` is an error for those who wait; the threads go on,
+    and what they bring is kept.
     """
 
     def __init__(self, name: str, threads: int, cache: BlockCache, patience_s: float) -> None:
@@ -43,10 +42,9 @@ class SingleFlight:
         """
         results: list[Any] = [self._cache.get(key) for key in keys]
         waiting = [(i, self._started(keys[i], make)) for i, result in enumerate(results) if result is None]
-        deadline = time.monotonic() + self.patience_s
         for i, future in waiting:
             try:
-                results[i] = future.result(max(0.0, deadline - time.monotonic()))
+                results[i] = future.result(self.patience_s)
             except FutureTimeout:
                 raise VolumeError(f"{self.name} did not answer within {self.patience_s:g} s") from None
         return results

@@ -25,6 +25,7 @@ from fascicle.datatypes.base import Answer, Call, Change, Commit
 from fascicle.datatypes.labelmap import blocks, counters
 from fascicle.datatypes.labelmap.bodies import apply_counts
 from fascicle.datatypes.labelmap.events import BlockChange
+from fascicle.datatypes.labelmap.remote_labels import RemoteView
 from fascicle.datatypes.voxel_requests import Triple
 from fascicle.formats import downres, label_block, sub_blocks
 from fascicle.formats.block_code import block_codes, block_xyz
@@ -133,7 +134,7 @@ def previous_handles(view: VersionedView, scale: int, codes: U64) -> tuple[bytes
     found: list[bytes | None] = [None] * len(codes)
     for place, handle in zip(places.tolist(), handles, strict=True):
         found[place] = handle
-    return tuple(found)
+    return view.inline(found) if isinstance(view, RemoteView) else tuple(found)
 
 
 def _columns(codes: U64, stored: Sequence[bytes | memoryview]) -> tuple[U64, U64, U32]:
@@ -297,7 +298,7 @@ def commit_blocks(
     lock.acquire()
     try:
         with call.store.read() as txn:
-            plan = planned(VersionedView(txn, call.instance.id, call.ancestry))
+            plan = planned(call.view_in(txn))
     except BaseException:
         lock.release()
         raise

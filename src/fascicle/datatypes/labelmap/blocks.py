@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fascicle.datatypes.image.block_cache import BlockCache
+from fascicle.datatypes.labelmap.remote_labels import RemoteView
 from fascicle.errors import ConflictError
 from fascicle.formats import label_block
 from fascicle.formats.block_code import LIMIT, block_codes, block_xyz
@@ -126,6 +127,15 @@ def scan_box(
 
     Pieces end with a row and have about `batch` blocks. Space without blocks costs nothing, however large the box.
     """
+    local = _scan_stored(view, scale, low_xyz, high_xyz, batch)
+    if isinstance(view, RemoteView) and 0 <= scale <= 255:
+        return view.scan_over(scale, low_xyz, high_xyz, local, batch)
+    return local
+
+
+def _scan_stored(
+    view: VersionedView, scale: int, low_xyz: Triple, high_xyz: Triple, batch: int
+) -> Iterator[tuple[U64, list[bytes]]]:
     x0, y0, z0 = (max(v, -LIMIT) for v in low_xyz)
     x1, y1, z1 = (min(v, LIMIT) for v in high_xyz)
     if x0 > x1 or y0 > y1 or z0 > z1 or not 0 <= scale <= 255:
@@ -170,6 +180,24 @@ def find_blocks(view: VersionedView, scale: int, codes: U64) -> tuple[I64, list[
     """(places i64[k] in `codes`, handles) of the blocks that are stored; `codes` ascending and unique."""
     if len(codes) == 0 or not 0 <= scale <= 255:
         return np.empty(0, np.int64), []
+    places, handles = _find_stored(view, scale, codes)
+    if isinstance(view, RemoteView) and len(places) < len(codes):
+        return view.find_under(scale, codes, block_xyz(codes), places, handles)
+    return places, handles
+
+
+def find_block(view: VersionedView, scale: int, block: Triple) -> bytes | None:
+    """The handle of one block, if it is stored."""
+    if max(map(abs, block)) > LIMIT:
+        return None
+    handle = view.handle(BLOCKS, block_key(scale, *block))
+    if handle is None and isinstance(view, RemoteView):
+        _, names = view.remote.present(scale, [block])
+        return names[0] if names else None
+    return handle
+
+
+def _find_stored(view: VersionedView, scale: int, codes: U64) -> tuple[I64, list[bytes]]:
     prefix, scan = keys.prefix(view.instance_id, BLOCKS), view.txn.scan_handles
     starts = np.flatnonzero(np.diff(codes) > np.uint64(_GAP)) + 1
     begins = codes[np.append(0, starts)].tolist()
@@ -193,6 +221,8 @@ def find_blocks(view: VersionedView, scale: int, codes: U64) -> tuple[I64, list[
 
 def load_blocks(view: VersionedView, handles: Sequence[bytes]) -> ValueBatch:
     """The stored blocks that handles name, side by side, without their envelopes."""
+    if isinstance(view, RemoteView):
+        return view.load_labels(handles, ENVELOPE_BYTES)
     batch = view.txn.load_many(handles)
     return ValueBatch(batch.buffer, batch.offsets + ENVELOPE_BYTES, batch.lengths - ENVELOPE_BYTES)
 
@@ -260,6 +290,8 @@ def write_extents(view: VersionedView, low_xyz: Triple, high_xyz: Triple) -> Non
 def grow_extents(view: VersionedView, low_xyz: Sequence[int], high_xyz: Sequence[int]) -> None:
     """Make the extents of the view's version contain a box of voxels x, y, z, ends inclusive."""
     known = read_extents(view)
+    if known is None and isinstance(view, RemoteView):
+        known = view.extents
     if known is not None:
         low_xyz = [min(a, b) for a, b in zip(low_xyz, known[0], strict=True)]
         high_xyz = [max(a, b) for a, b in zip(high_xyz, known[1], strict=True)]

@@ -14,13 +14,17 @@ from fascicle.datatypes.labelmap import (
     points,
     proximity,
     queries,
+    remote_index,
     settings,
     sparse,
     splits,
     voxels,
 )
+from fascicle.datatypes.labelmap.remote_labels import RemoteView
+from fascicle.datatypes.volume_settings import names_volume
+from fascicle.store.base import ReadTransaction
 from fascicle.versions.model import Instance
-from fascicle.versions.resolution import VersionedView
+from fascicle.versions.resolution import Ancestry, VersionedView
 
 
 class Labelmap(Datatype):
@@ -33,17 +37,27 @@ class Labelmap(Datatype):
     default_compression: ClassVar[str] = "gzip"
     routes: ClassVar[tuple[Route, ...]] = (
         *settings.ROUTES,
-        *voxels.ROUTES,
+        *remote_index.where_voxels_change(voxels.ROUTES),
         *points.ROUTES,
-        *lookups.ROUTES,
-        *queries.ROUTES,
-        *proximity.ROUTES,
-        *sparse.ROUTES,
+        *remote_index.where_bodies_are_found(lookups.ROUTES),
+        *remote_index.needing_index(queries.ROUTES),
+        *remote_index.needing_index(proximity.ROUTES),
+        *remote_index.needing_index(sparse.ROUTES),
         *counters.ROUTES,
-        *mutations.ROUTES,
-        *splits.ROUTES,
+        *remote_index.needing_index(mutations.ROUTES),
+        *remote_index.needing_index(splits.ROUTES),
         *history.ROUTES,
+        *remote_index.ROUTES,
     )
+    shows_volumes: ClassVar[bool] = True
+
+    def completed(self, settings_: Mapping[str, str], server: Mapping[str, Any]) -> Mapping[str, str]:
+        return settings.completed(settings_, server) if names_volume(settings_) else settings_
+
+    def view(
+        self, txn: ReadTransaction, instance: Instance, ancestry: Ancestry, server: Mapping[str, Any]
+    ) -> VersionedView:
+        return RemoteView(txn, instance.id, ancestry, instance.properties, server)
 
     def create(self, settings_: Mapping[str, str]) -> dict[str, Any]:
         return settings.new_properties(settings_)

@@ -15,7 +15,17 @@ from typing import Any
 import msgspec
 
 from fascicle.datatypes.base import Answer, Call, Change, Commit, Reply, Route
+from fascicle.datatypes.elsewhere import is_elsewhere
 from fascicle.datatypes.labelmap import blocks, counters
+from fascicle.datatypes.labelmap.remote_labels import scales_of, top_scale
+from fascicle.datatypes.volume_settings import (
+    USUAL_BLOCK,
+    check_completed,
+    check_coordinates,
+    described,
+    located_properties,
+    looked_up,
+)
 from fascicle.errors import NOT_JSON, BadRequest
 from fascicle.store.base import ReadTransaction
 from fascicle.versions import keys
@@ -49,7 +59,22 @@ def new_properties(settings: Mapping[str, str]) -> dict[str, Any]:
     if "indexedlabels" in settings:
         properties["IndexedLabels"] = _boolean(settings, "IndexedLabels")
     _check_points(properties)
-    return properties
+    check_completed(settings)
+    return {**properties, **located_properties(settings, properties)}
+
+
+def completed(settings: Mapping[str, str], server: Mapping[str, Any]) -> dict[str, str]:
+    """Settings that name a volume, with what the volume says of itself. Raises VolumeError if it cannot be read."""
+    elsewhere, address, level = looked_up(settings, server)
+    volume = elsewhere.volume(address)
+    scale = volume.scale(level)
+    if scale.dtype.kind not in "iub":
+        raise BadRequest(f"{address} has voxels of {scale.dtype.name}, which cannot be labels")
+    check_coordinates(scale)
+    block = _block_size(settings, "BlockSize") if settings.get("source") and settings.get("blocksize") else USUAL_BLOCK
+    full = {**settings, **described(scale, (block[0], block[1], block[2]))}
+    full.setdefault("maxdownreslevel", str(top_scale(scales_of(volume, level))))
+    return full
 
 
 def changed_properties(settings: Mapping[str, str]) -> dict[str, Any]:
@@ -109,13 +134,6 @@ def _boolean(settings: Mapping[str, str], name: str) -> bool:
     return text in ("true", "1")
 
 
-def _store_name(settings: Mapping[str, str], name: str) -> str:
-    text = settings[name.lower()]
-    if text:
-        raise BadRequest(f"{name} {text!r} is not a store of this server: it has none besides its own")
-    return text
-
-
 _READERS: dict[str, Any] = {
     "BlockSize": _block_size,
     "VoxelSize": _voxel_size,
@@ -124,7 +142,6 @@ _READERS: dict[str, Any] = {
     "MaxPoint": _integers,
     "Background": _byte,
     "ScaleLevel": _byte,
-    "GridStore": _store_name,
     "MaxDownresLevel": _byte,
 }
 
@@ -175,6 +192,7 @@ def shape_properties(instance: Instance, view: VersionedView) -> dict[str, Any]:
         "Background": properties["Background"],
         "GridStore": properties["GridStore"],
         "ScaleLevel": properties["ScaleLevel"],
+        **({"Source": properties["Source"]} if properties.get("Source") else {}),
     }
 
 
@@ -249,6 +267,7 @@ def post_info(call: Call) -> Reply:
     changed = changed_properties(given)
     if "indexedlabels" in given and _boolean(given, "IndexedLabels") != call.instance.properties["IndexedLabels"]:
         raise BadRequest("IndexedLabels is decided when an instance is created")
+    _refuse_moving(call, given)
 
     def apply(change: Change) -> None:
         before = change.instance.properties
@@ -265,6 +284,17 @@ def post_info(call: Call) -> Reply:
     return Commit(apply, lambda _: Answer.text(text))
 
 
+def _refuse_moving(call: Call, given: Mapping[str, str]) -> None:
+    """Where voxels are, and in what blocks, is decided when an instance is created."""
+    shown = call.instance.properties
+    names = ("GridStore", "Source", "ScaleLevel", "BlockSize") if is_elsewhere(shown) else ("GridStore", "Source")
+    for name in names:
+        before = shown.get(name, "")
+        known = ",".join(map(str, before)) if isinstance(before, list) else str(before)
+        if given.get(name.lower(), known).replace(" ", "") != known:
+            raise BadRequest(f"{name} is decided when an instance is created")
+
+
 def _store_points(change: Change, properties: Mapping[str, Any]) -> None:
     low, high = properties.get("MinPoint"), properties.get("MaxPoint")
     if low is not None and high is not None:
@@ -277,7 +307,9 @@ def _triple(values: list[int]) -> Triple:
 
 
 def store_initial_points(change: Change) -> None:
-    """The extents that creation gave become those of the version it happened at."""
+    """The extents that creation gave become those of the version it happened at; those of a volume stay its own."""
+    if is_elsewhere(change.instance.properties):
+        return
     _store_points(change, change.instance.properties)
 
 

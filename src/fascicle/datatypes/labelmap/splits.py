@@ -167,7 +167,7 @@ def _planned(call: Call, make: Callable[[VersionedView], PlanT], apply: Callable
     lock.acquire()
     try:
         with call.store.read() as txn:
-            view = VersionedView(txn, call.instance.id, call.ancestry)
+            view = call.view_in(txn)
             mark, plan = blocks.voxel_writes(view), make(view)
     except BaseException:
         lock.release()

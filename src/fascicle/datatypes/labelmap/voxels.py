@@ -208,9 +208,7 @@ def _google_block(call: Call, request: VolumeRequest, scale: int, gzipped: bool)
     """One whole block, made from its tables without expanding it; remembered by the block and its labels."""
     view, size = call.view, block_size(call)
     x, y, z = (offset // edge for offset, edge in zip(request.offset_xyz, size, strict=True))
-    handle = None
-    if max(abs(x), abs(y), abs(z)) <= LIMIT:
-        handle = view.handle(blocks.BLOCKS, blocks.block_key(scale, x, y, z))
+    handle = blocks.find_block(view, scale, (x, y, z))
     if handle is None:
         encoded = compressed_segmentation.from_label_block(_background(size))
         return igzip.compress(encoded, 1) if gzipped else encoded
