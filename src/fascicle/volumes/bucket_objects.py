@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -33,6 +34,7 @@ _GOOGLE_SIGNS = (
     "GOOGLE_SERVICE_ACCOUNT_KEY",
 )  # fmt: skip
 _GOOGLE_LOGIN = Path(".config/gcloud/application_default_credentials.json")
+_STATUS = re.compile(r"status code: (\d{3})\b")
 
 
 class BucketFolder(ObjectFolder):
@@ -124,9 +126,12 @@ class BucketFolder(ObjectFolder):
         text = _reason(error)
         if isinstance(error, (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError)):
             return Refused(text)
-        if "416" in text or "beyond the end" in text or "InvalidRange" in text:
+        found = _STATUS.search(text)
+        status = int(found[1]) if found else 0
+        if status == 416:
             return VolumeError(f"{self.path(name)} ends before the bytes that were asked for")
-        if isinstance(error, (exceptions.InvalidPathError, exceptions.NotSupportedError, ValueError)):
+        final = 300 <= status < 500 and status not in (408, 429)
+        if final or isinstance(error, (exceptions.InvalidPathError, exceptions.NotSupportedError, ValueError)):
             return VolumeError(f"{self.path(name)} cannot be read: {text}")
         return Passing(text)
 

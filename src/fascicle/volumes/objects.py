@@ -250,14 +250,19 @@ def gunzipped(data: bytes) -> bytes:
     return plain
 
 
-def _unzstd(data: bytes) -> bytes:
-    return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+def unzstd(data: bytes) -> bytes:
+    """What zstd has packed; ValueError if it ends too soon."""
+    unpacker = zstandard.ZstdDecompressor().decompressobj()
+    plain = unpacker.decompress(data)
+    if not unpacker.eof:
+        raise ValueError("it ends too soon")
+    return plain
 
 
 _SUFFIXES: dict[str, Callable[[bytes], bytes] | None] = {
     ".gz": gunzipped,
-    ".zstd": _unzstd,
-    ".zst": _unzstd,
+    ".zstd": unzstd,
+    ".zst": unzstd,
     ".xz": lzma.decompress,
     ".bz2": bz2.decompress,
     ".br": None,

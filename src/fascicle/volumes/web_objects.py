@@ -10,11 +10,10 @@ from functools import cache
 from typing import Any
 
 import urllib3
-import zstandard
 from urllib3.exceptions import HTTPError, IncompleteRead, LocationValueError, ProtocolError
 
 from fascicle.volumes.base import VolumeError
-from fascicle.volumes.objects import Access, ObjectFolder, Piece, Span, gunzipped
+from fascicle.volumes.objects import Access, ObjectFolder, Piece, Span, gunzipped, unzstd
 from fascicle.volumes.persistence import Passing, RefusalJudge, Refused, persistently
 
 CONNECTIONS = 32
@@ -188,7 +187,7 @@ class WebFolder(ObjectFolder):
             if coding in ("gzip", "x-gzip"):
                 return gunzipped(data) if data[:2] == b"\x1f\x8b" else data
             if coding == "zstd":
-                return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+                return unzstd(data)
         except Exception as error:
             raise Passing(f"the answer is damaged: {error}") from None
         if coding not in ("", "identity"):
