@@ -111,6 +111,10 @@ class ReadTransaction(ABC):
         """(key, handle) of the greatest key with start <= key < stop, or None."""
         return next(self.scan_handles(start, stop, reverse=True), None)
 
+    def last_of(self, starts: Sequence[bytes], beyond: bytes) -> list[tuple[bytes, bytes] | None]:
+        """For each start, (key, handle) of the greatest key with start <= key < start + beyond, or None."""
+        return [self.last(start, start + beyond) for start in starts]
+
 
 class WriteTransaction(ReadTransaction):
     """A snapshot with changes that become visible to others together, or not at all. Reads see the changes."""

@@ -82,6 +82,9 @@ class OverlayTransaction(WriteTransaction):
             return self.base.last(start, stop)
         return next(self._merge(self.base.scan_handles(start, stop, True), keys, True), None)
 
+    def last_of(self, starts: Sequence[bytes], beyond: bytes) -> list[tuple[bytes, bytes] | None]:
+        return super().last_of(starts, beyond) if self.pending else self.base.last_of(starts, beyond)
+
     def _pending_keys(self, start: bytes, stop: bytes, reverse: bool) -> list[bytes]:
         if not self.pending:
             return []

@@ -105,6 +105,18 @@ class LmdbRead(ReadTransaction):
         item: tuple[bytes, bytes] = cursor.item()
         return item if item[0] >= start else None
 
+    def last_of(self, starts: Sequence[bytes], beyond: bytes) -> list[tuple[bytes, bytes] | None]:
+        cursor = self._txn.cursor()
+        set_range, item = cursor.set_range, cursor.item
+        found: list[tuple[bytes, bytes] | None] = []
+        for start in starts:
+            if cursor.prev() if set_range(start + beyond) else cursor.last():
+                last = item()
+                found.append(last if last[0] >= start else None)
+            else:
+                found.append(None)
+        return found
+
     def tail(self) -> tuple[Tail, int]:
         """The log's tail, and the bytes of all inline values."""
         return read_tail(self._txn, self._store._meta)
