@@ -9,6 +9,7 @@ import pytest
 from rich.progress import Progress
 
 from fascicle.pipeline.demo_repo import Server, fill, generated, new_repo
+from fascicle.pipeline.sample_annotations import SampleAnnotations
 from serving import TOKEN, RunningServer
 
 SIZE_ZYX = (96, 112, 128)
@@ -23,11 +24,12 @@ class SampleRepo:
     grayscale_zyx: np.ndarray
     supervoxels_zyx: np.ndarray
     bodies_zyx: np.ndarray
+    notes: SampleAnnotations
 
 
 @pytest.fixture(scope="session")
 def sample_repo(server: RunningServer) -> SampleRepo:
-    """The sample brain at the open root version of a repo: `grayscale`, `segmentation` and `segmentation_meshes`."""
+    """The sample brain at the open root version of a repo: the instances of the profile for proofreading, filled."""
     volume = generated("sample for programs", SIZE_ZYX)
     connection = Server(server.url, TOKEN)
     root = new_repo(connection, volume)
@@ -38,4 +40,5 @@ def sample_repo(server: RunningServer) -> SampleRepo:
     table = np.zeros(int(volume.supervoxel_ids.max()) + 1, np.uint64)
     table[volume.supervoxel_ids] = volume.body_ids
     assert volume.grayscale is not None
-    return SampleRepo(server.url, root, volume.grayscale.read(*whole), supervoxels, table[supervoxels])
+    assert volume.notes is not None
+    return SampleRepo(server.url, root, volume.grayscale.read(*whole), supervoxels, table[supervoxels], volume.notes)

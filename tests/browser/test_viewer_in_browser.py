@@ -138,9 +138,10 @@ def test_medulla_segmentation(
 
 @pytest.mark.reference_data
 def test_link_of_the_demo_opens(browser: Chromium, server: RunningServer, medulla: Medulla) -> None:
-    repo = Server(server.url).json("GET", f"/api/repo/{medulla[0]}/info")
+    connection = Server(server.url)
+    repo = connection.json("GET", f"/api/repo/{medulla[0]}/info")
     browser.requests.clear()
-    browser.open(link(server.url, repo))
+    browser.open(link(connection, repo))
     browser.wait_for_viewer()
     failed = [(url, status) for url, status in browser.requests.values() if status >= 400]
     assert failed == []

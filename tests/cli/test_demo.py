@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -12,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import pytest
 
@@ -51,7 +49,9 @@ def _demo(temporary: Path, *options: str) -> Iterator[tuple[str, subprocess.Pope
 
 
 def _state(link: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(unquote(link.partition("#!")[2]))
+    """The state that the part of the link after `#!` names."""
+    base, _, path = link.partition("#!")[2].partition("/api/")
+    found: dict[str, Any] = Server(base).json("GET", f"/api/{path}")
     return found
 
 
@@ -87,7 +87,8 @@ def test_demo_shows_a_segmented_brain_and_leaves_nothing_behind(tmp_path: Path, 
     with _demo(tmp_path) as (link, running):
         assert time.monotonic() - began < LIMIT_S
         state = _state(link)
-        sources = [layer["source"] for layer in state["layers"]]
+        assert [layer["name"] for layer in state["layers"][2:]] == ["regions", "synapses", "bookmarks", "to do"]
+        sources = [layer["source"] for layer in state["layers"][:2]]
         reference, name = sources[1].rsplit("/", 2)[-2:]
         server = Server(link.partition("/neuroglancer")[0])
         node = f"/api/node/{reference}"
@@ -100,6 +101,7 @@ def test_demo_shows_a_segmented_brain_and_leaves_nothing_behind(tmp_path: Path, 
         assert min(bodies) > 10_000
         supervoxels = server.json("GET", f"{node}/{name}/supervoxels/{state['layers'][1]['segments'][0]}")
         assert len(supervoxels) > 1
+        _check_annotations(server, node, state)
         for scale in range(info["MaxDownresLevel"] + 1):
             query = f"?compression=googlegzip&scale={scale}"
             assert server.request("GET", f"{node}/{name}/raw/0_1_2/64_64_64/0_0_0{query}")
@@ -110,6 +112,25 @@ def test_demo_shows_a_segmented_brain_and_leaves_nothing_behind(tmp_path: Path, 
         os.killpg(running.pid, end)
         assert running.wait(30) == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def _check_annotations(server: Server, node: str, state: dict[str, Any]) -> None:
+    """Synapses, counts, regions, bodies and notes are there and agree with each other."""
+    blocks = server.json("GET", f"{node}/synapses/all-elements")
+    kinds = [element["Kind"] for block in blocks.values() for element in block]
+    assert kinds.count("PreSyn") > 300
+    assert kinds.count("PostSyn") == len(state["layers"][3]["annotations"]) > 1000
+    (most,) = server.json("GET", f"{node}/synapses_labelsz/top/1/PreSyn")
+    of_body = server.json("GET", f"{node}/synapses/label/{most['Label']}")
+    assert [element["Kind"] for element in of_body].count("PreSyn") == most["Size"] > 1
+    assert len(server.json("GET", f"{node}/a'L(R)/roi")) > 1
+    assert {"AB(L)", "a'L(R)"} <= set(server.json("GET", f"{node}/rois/keys"))
+    known = server.json("GET", f"{node}/segmentation_annotations/key/{most['Label']}")
+    assert known["bodyid"] == most["Label"]
+    assert len(server.json("GET", f"{node}/segmentation_annotations/keys")) > 100
+    assert server.json("GET", f"{node}/bookmark_annotations/tag/user:demo")
+    assert server.json("GET", f"{node}/segmentation_todo/all-elements")
+    assert server.request("GET", f"{node}/segmentation_skeletons/key/{most['Label']}_swc").startswith(b"#")
 
 
 @pytest.mark.slow

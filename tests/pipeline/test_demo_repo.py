@@ -1,15 +1,13 @@
-"""The demo's table of bodies and its link."""
+"""The demo's table of bodies and what its link shows."""
 
 from __future__ import annotations
-
-import json
-from urllib.parse import unquote
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fascicle.pipeline.demo_repo import link, mapping_message
+from fascicle.pipeline.demo_repo import mapping_message
+from fascicle.pipeline.demo_view import demo_state
 
 
 def _varints(data: bytes) -> list[int]:
@@ -65,12 +63,44 @@ def test_message_says_the_table(table: dict[int, int]) -> None:
     assert found == table
 
 
-def test_link_follows_the_master_branch_and_shows_the_middle() -> None:
+def _info(**extended: object) -> dict[str, object]:
+    return {"Base": {"TypeName": "labelmap"}, "Extended": extended}
+
+
+def _repo(**instances: object) -> dict[str, object]:
     extended = {"MinPoint": [0, 0, 0], "MaxPoint": [249, 249, 99], "VoxelSize": [10, 10, 40]}
-    repo = {"Root": "3f2a" * 8, "Alias": "x", "DataInstances": {"segmentation": {"Extended": extended}}}
-    state = json.loads(unquote(link("http://127.0.0.1:8000", repo).partition("#!")[2]))
+    return {"Root": "3f2a" * 8, "Alias": "x", "DataInstances": {"segmentation": _info(**extended), **instances}}
+
+
+def test_view_follows_the_master_branch_and_shows_the_middle() -> None:
+    state = demo_state("http://127.0.0.1:8000", _repo())
     assert [layer["source"] for layer in state["layers"]] == [
         "dvid://http://127.0.0.1:8000/3f2a3f2a:master/segmentation"
     ]
     assert state["position"] == [125.5, 125.5, 50.5]
     assert state["dimensions"]["z"][0] == 4e-8
+
+
+def test_view_shows_regions_only_if_there_are_any() -> None:
+    empty = _repo(segmentation_roi_voxels=_info(MinPoint=None), EB={"Base": {"TypeName": "roi"}, "Extended": {}})
+    assert [layer["name"] for layer in demo_state("http://h", empty)["layers"]] == ["segmentation"]
+    full = _repo(segmentation_roi_voxels=_info(MinPoint=[0, 0, 0]), EB={"Base": {"TypeName": "roi"}, "Extended": {}})
+    regions = demo_state("http://h", full)["layers"][1]
+    assert regions["source"] == "dvid://http://h/3f2a3f2a:master/segmentation_roi_voxels"
+    assert regions["segments"] == ["1"]
+
+
+def test_view_has_the_synapses_of_selected_bodies() -> None:
+    pre = {"Pos": [1, 2, 3], "Prop": {"conf": "0.9"}}
+    post = {"Pos": [4, 5, 6], "Prop": {"conf": "0.75"}}
+    todo = {"Pos": [7, 8, 9], "Prop": {"action": "to split", "comment": "here"}}
+    state = demo_state("http://h", _repo(), [11], [(pre, post, 11, 1 << 60)], {"to do": [todo]})
+    synapses, notes = state["layers"][1:]
+    (line,) = synapses["annotations"]
+    assert (line["pointA"], line["pointB"]) == ([1.5, 2.5, 3.5], [4.5, 5.5, 6.5])
+    assert line["segments"] == [["11"], [str(1 << 60)]]
+    assert line["props"] == [0.75]
+    assert synapses["linkedSegmentationLayer"] == {"presynaptic": "segmentation", "postsynaptic": "segmentation"}
+    assert synapses["source"]["transform"]["outputDimensions"] == state["dimensions"]
+    assert notes["annotations"][0]["point"] == [7.5, 8.5, 9.5]
+    assert notes["annotations"][0]["description"] == "to split: here"

@@ -84,7 +84,7 @@ def test_hemibrain_has_what_its_server_has(tmp_path: Path) -> None:
     _run(tmp_path / "db", "--profile", "hemibrain", "--repo", "brain", "--resolution", "8,8,8")
     there = _there(tmp_path / "db")
     assert {name: there[name]["Base"]["TypeName"] for name in HEMIBRAIN} == HEMIBRAIN
-    assert len(HEMIBRAIN_ROIS) == 62
+    assert len(HEMIBRAIN_ROIS) == 63
     assert {name for name in there if there[name]["Base"]["TypeName"] == "roi"} == set(HEMIBRAIN_ROIS)
     assert {name: there[name]["Base"]["Syncs"] for name in SYNCS} == SYNCS
     assert {name: there[name]["Base"]["Tags"] for name in TAGS} == TAGS
@@ -174,7 +174,7 @@ def test_a_late_follower_is_filled() -> None:
     asked: list[str] = []
 
     class Recorder:
-        def json(self, method: str, path: str, document: Any = None) -> Any:
+        def json(self, method: str, path: str, document: Any = None, /) -> Any:
             asked.append(f"{method} {path.rpartition('/')[2]}")
 
     wanted = [one for one in PROFILES["proofreading"] if one.typename in ("annotation", "labelsz")]

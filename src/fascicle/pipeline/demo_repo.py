@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 import webbrowser
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +23,13 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from fascicle import config
 from fascicle.errors import FascicleError
-from fascicle.server.viewer import viewer_url
+from fascicle.pipeline import demo_view, profiles
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from fascicle.pipeline.sample_annotations import SampleAnnotations
     from fascicle.volumes.base import VolumeSource
 
 SEED = 1
@@ -37,7 +38,6 @@ SEGMENTATION = "segmentation"
 MESHES = "segmentation_meshes"
 """Where the viewer looks for them: a keyvalue instance with this name and keys `<body>.ngmesh`."""
 SHOWN_BODIES = 16
-_TILT = [0.34, -0.36, 0.12, 0.86]
 LEVELS = 3
 BLOCK = 64
 _LABEL_FILES = ("groundtruth.h5.gz", "groundtruth.h5", "*.h5", "*.h5.gz", "*.npy", "*.ckl.gz", "*.ckl")
@@ -56,6 +56,8 @@ class Volume:
     supervoxel_ids: NDArray[np.uint64]
     body_ids: NDArray[np.uint64]
     resolution_nm: tuple[float, float, float]
+    notes: SampleAnnotations | None = None
+    """What else is known; of real data nothing is made up."""
 
 
 class LoadError(Exception):
@@ -122,7 +124,7 @@ def show(base_url: str, folder: Path | None, open_browser: bool) -> None:
             console=console,
         ) as progress:
             found = load(server, alias, folder, progress)
-        url = link(base_url, found, largest_bodies(server, found["Root"]))
+        url = link(server, found)
     except (LoadError, FascicleError, OSError, http.client.HTTPException) as error:
         print(f"fascicle: the demo could not be loaded: {error}", file=sys.stderr)
         sys.exit(1)
@@ -161,29 +163,13 @@ def largest_bodies(server: Server, root: str) -> list[int]:
     return [body for _, body in ranked[:SHOWN_BODIES]]
 
 
-def link(base_url: str, repo: dict[str, Any], segments: Sequence[int] = ()) -> str:
-    """The viewer on the newest version of the repo's master branch, at the middle of the data, with bodies selected."""
-    instances = repo["DataInstances"]
-    extended = instances[SEGMENTATION]["Extended"]
-    low, high = extended["MinPoint"], extended["MaxPoint"]
-    size = [b - a + 1 for a, b in zip(low, high, strict=True)]
-    voxel = extended["VoxelSize"]
-    extent = max(edge * nm for edge, nm in zip(size, voxel, strict=True)) / min(voxel)
-    return viewer_url(
-        base_url,
-        f"{repo['Root'][:8]}:master",
-        GRAYSCALE if GRAYSCALE in instances else None,
-        SEGMENTATION,
-        resolution_nm=voxel,
-        position_xyz=[a + edge // 2 + 0.5 for a, edge in zip(low, size, strict=True)],
-        cross_section_scale=max(size[:2]) / 620,
-        projection_scale=extent * 1.3,
-        segments=segments,
-        title=f"Fascicle: {repo['Alias']}",
-        projectionOrientation=_TILT,
-        showSlices=False,
-        showDefaultAnnotations=False,
-    )
+def link(server: Server, repo: dict[str, Any]) -> str:
+    """The link to the viewer on the newest version of the repo's master branch, with its large bodies selected."""
+    version = f"{repo['Root']}:master"
+    segments = largest_bodies(server, repo["Root"])
+    synapses = demo_view.read_synapses(server, version)
+    state = demo_view.demo_state(server.base_url, repo, segments, synapses, demo_view.read_notes(server, version))
+    return demo_view.publish(server, server.base_url, repo["Root"], "demo", state)
 
 
 def read_folder(folder: Path) -> Volume:
@@ -220,6 +206,7 @@ def read_folder(folder: Path) -> Volume:
 
 def generated(alias: str, size_zyx: tuple[int, int, int] = (256, 256, 256)) -> Volume:
     """The generated brain as a volume to load."""
+    from fascicle.pipeline.sample_annotations import annotate
     from fascicle.pipeline.sample_brain import make_brain
     from fascicle.volumes.array_files import ArrayVolume
 
@@ -232,6 +219,7 @@ def generated(alias: str, size_zyx: tuple[int, int, int] = (256, 256, 256)) -> V
         brain.supervoxel_ids,
         brain.body_ids,
         brain.resolution_nm,
+        annotate(brain, SEED),
     )
 
 
@@ -252,27 +240,60 @@ def fill(server: Server, root: str, volume: Volume, progress: Progress) -> None:
     """Make the instances of a repo that are missing, and write a volume into them at its root version."""
     import numpy as np
 
-    there = server.json("GET", f"/api/repo/{root}/info")["DataInstances"]
-    voxel = ",".join(f"{edge:g}" for edge in volume.resolution_nm)
-    common = {"VoxelSize": voxel, "VoxelUnits": "nanometers,nanometers,nanometers", "BlockSize": "64,64,64"}
+    _make_instances(server, root, volume)
     if volume.grayscale is not None:
-        if GRAYSCALE not in there:
-            asked = {"typename": "uint8blk", "dataname": GRAYSCALE, **common}
-            server.json("POST", f"/api/repo/{root}/instance", asked)
         _post_volume(server, root, GRAYSCALE, volume.grayscale, np.uint8, progress)
-    if SEGMENTATION not in there:
-        asked = {"typename": "labelmap", "dataname": SEGMENTATION, "MaxDownresLevel": str(LEVELS), **common}
-        server.json("POST", f"/api/repo/{root}/instance", asked)
     if volume.supervoxel_ids.size:
         table = mapping_message(volume.supervoxel_ids, volume.body_ids)
         server.request("POST", f"/api/node/{root}/{SEGMENTATION}/mappings", table)
     _post_volume(server, root, SEGMENTATION, volume.supervoxels, np.uint64, progress)
-    if MESHES not in there:
-        server.json("POST", f"/api/repo/{root}/instance", {"typename": "keyvalue", "dataname": MESHES})
     task: TaskID = progress.add_task("meshing bodies", total=1)
     for done, total, body, mesh in meshes(volume):
         server.request("POST", f"/api/node/{root}/{MESHES}/key/{body}.ngmesh", mesh)
         progress.update(task, completed=done, total=total)
+    if volume.notes is not None:
+        _post_notes(server, root, volume, volume.notes, progress)
+
+
+def _make_instances(server: Server, root: str, volume: Volume) -> None:
+    """Those of the profile for proofreading, and what the viewer needs besides."""
+    from fascicle.pipeline.demo_annotations import ROI_MESHES
+
+    notes = volume.notes
+    without = [GRAYSCALE] if volume.grayscale is None else []
+    if notes is None:
+        without.append(f"{SEGMENTATION}_skeletons")  # it would promise the viewer a skeleton of every body
+    options = profiles.ProfileOptions(
+        resolution_nm=volume.resolution_nm,
+        levels=LEVELS,
+        rois=tuple(region.name for region in notes.regions) if notes is not None else (),
+        without=tuple(without),
+    )
+    wanted = profiles.instances("proofreading", options)
+    wanted.append(profiles.Wanted(demo_view.STATES, "keyvalue", "States of the viewer.", versioned=False))
+    if notes is not None:
+        wanted.append(profiles.Wanted(ROI_MESHES, "keyvalue", "Surfaces of regions.", tags={"type": "meshes"}))
+    there = server.json("GET", f"/api/repo/{root}/info")["DataInstances"]
+    profiles.apply(server, root, profiles.plan(wanted, there), options)
+
+
+def _post_notes(server: Server, root: str, volume: Volume, notes: SampleAnnotations, progress: Progress) -> None:
+    import numpy as np
+
+    from fascicle.pipeline.demo_annotations import ROI_LABELS, load_annotations
+    from fascicle.pipeline.sample_annotations import region_labels
+    from fascicle.volumes.array_files import ArrayVolume
+
+    labels = ArrayVolume(region_labels(notes.regions, volume.supervoxels.shape_zyx), "regions of the sample brain")
+    _post_volume(server, root, ROI_LABELS, labels, np.uint64, progress)
+    task: TaskID = progress.add_task("loading synapses, notes", total=1)
+    load_annotations(
+        server,
+        root,
+        notes,
+        volume.resolution_nm,
+        lambda done, total: progress.update(task, completed=done, total=total),
+    )
 
 
 def meshes(volume: Volume) -> Iterator[tuple[int, int, int, bytes]]:
@@ -283,6 +304,7 @@ def meshes(volume: Volume) -> Iterator[tuple[int, int, int, bytes]]:
     import numpy as np
 
     from fascicle.kernels.surfaces import label_boxes, smooth, surface
+    from fascicle.pipeline.demo_annotations import ngmesh
 
     depth, height, width = volume.supervoxels.shape_zyx
     step = 2 if depth * height * width <= 1 << 25 else 4
@@ -307,8 +329,7 @@ def meshes(volume: Volume) -> Iterator[tuple[int, int, int, bytes]]:
     for label, body in enumerate(bodies.tolist(), start=1):
         vertices, triangles = surface(labels, label, boxes[label])
         smooth(vertices, triangles, 4)
-        head = np.uint32(len(vertices)).tobytes()
-        yield label, bodies.size, body, head + (vertices * scale).tobytes() + triangles.tobytes()
+        yield label, bodies.size, body, ngmesh(vertices * scale, triangles)
 
 
 def _post_volume(

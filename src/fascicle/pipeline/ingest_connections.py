@@ -49,6 +49,10 @@ class Connection(ABC):
         """
 
     @abstractmethod
+    def another(self) -> Connection:
+        """A connection to the same place, for requests beside an answer in pieces. To be closed before this one."""
+
+    @abstractmethod
     def close(self) -> None:
         """Let go of the connection."""
 
@@ -126,6 +130,9 @@ class ServerConnection(Connection):
             if answer is None or not answer.isclosed():
                 self._connection.close()  # what is left of it must not be taken for the next answer
 
+    def another(self) -> Connection:
+        return ServerConnection(self.url, self.token)
+
     def close(self) -> None:
         self._connection.close()
 
@@ -147,6 +154,9 @@ class LocalConnection(Connection):
     def exchange(self, method: str, path: str, body: Body) -> tuple[int, bytes]:
         status, answer = self._run(self._exchange(method, path, body))
         return status, answer
+
+    def another(self) -> Connection:
+        return _Shared(self)
 
     def close(self) -> None:
         self._run(self._application.close())
@@ -236,3 +246,22 @@ class LocalConnection(Connection):
 
         await self._application(scope, receive, send)
         return status, b"".join(pieces)
+
+
+class _Shared(Connection):
+    """The application of another connection, which stays open."""
+
+    def __init__(self, owner: LocalConnection) -> None:
+        self._owner = owner
+
+    def exchange(self, method: str, path: str, body: Body) -> tuple[int, bytes]:
+        return self._owner.exchange(method, path, body)
+
+    def pieces(self, path: str) -> Iterator[bytes]:
+        return self._owner.pieces(path)
+
+    def another(self) -> Connection:
+        return _Shared(self._owner)
+
+    def close(self) -> None:
+        pass

@@ -32,7 +32,7 @@ class ProfileError(FascicleError):
 class Requests(Protocol):
     """What is needed of a connection."""
 
-    def json(self, method: str, path: str, document: Any = None) -> Any:
+    def json(self, method: str, path: str, document: Any = None, /) -> Any:
         """Send JSON, give back the JSON of the answer (None if it is empty)."""
 
 

@@ -10,6 +10,7 @@ import contextlib
 import csv
 import gzip
 import io
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -77,6 +78,13 @@ def read_rows(path: Path, meter: Meter = no_meter) -> Iterator[tuple[int, Row]]:
             yield from _read_parquet(path, meter)
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise TableError(f"{path} cannot be read: {error}") from None
+
+
+def in_batches(values: Iterable[Any], count: int) -> Iterator[list[Any]]:
+    """Lists of `count` values; the last one may be shorter."""
+    rest = iter(values)
+    while batch := list(itertools.islice(rest, count)):
+        yield batch
 
 
 def header_of(path: Path) -> list[str]:
