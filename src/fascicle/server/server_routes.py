@@ -12,7 +12,7 @@ import msgspec
 from fascicle import __version__
 from fascicle.datatypes import registry
 from fascicle.datatypes.base import Answer
-from fascicle.errors import NOT_JSON, BadRequest, FascicleError, NotFound
+from fascicle.errors import NOT_JSON, BadRequest, NotFound
 from fascicle.mutations import blobs
 from fascicle.server import help_pages, instance_routes, node_routes, repo_routes
 from fascicle.server.requests import Request
@@ -165,13 +165,7 @@ def _types(app: Application, request: Request, body: bytes) -> Answer:
 
 
 def _compiled_types(app: Application, request: Request, body: bytes) -> Answer:
-    found = {}
-    for name in registry.typenames():
-        try:
-            found[name] = registry.datatype(name).type_url
-        except (ImportError, AttributeError, FascicleError):
-            continue
-    return Answer.json(found)
+    return Answer.json({name: registry.datatype(name).type_url for name in registry.typenames()})
 
 
 def _group_cache(app: Application, request: Request, body: bytes) -> Answer:

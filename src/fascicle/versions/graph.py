@@ -256,4 +256,4 @@ def follow(editor: CatalogEditor, instance: Instance, names: Sequence[str], repl
     old = () if replaced else editor.catalog.instance_by_id(instance.id).syncs
     syncs = tuple(dict.fromkeys((*old, *publishers)))
     line = f'Data instance "{instance.name}" set to sync with map[{" ".join(names)}]'
-    return change_instance(editor, instance, syncs=syncs, log=[line] if names else [])
+    return change_instance(editor, instance, syncs=syncs, log=[line])

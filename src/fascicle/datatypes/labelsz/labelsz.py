@@ -212,7 +212,6 @@ class Labelsz(Datatype):
     typename: ClassVar[str] = "labelsz"
     type_url: ClassVar[str] = "github.com/janelia-flyem/dvid/datatype/labelsz"
     summary: ClassVar[str] = "How many elements of each kind of an annotation instance every body has, ranked."
-    lacks: ClassVar[frozenset[str]] = frozenset({"tags"})
     routes: ClassVar[tuple[Route, ...]] = (
         Route("count", _query(_get_count), "How many elements of a kind a body has.", path=f"<label>/{_TYPES}"),
         Route(

@@ -131,7 +131,7 @@ class Roi(Datatype):
     type_url: ClassVar[str] = "github.com/janelia-flyem/dvid/datatype/roi"
     summary: ClassVar[str] = "A region of interest: a set of blocks, kept as runs (spans) along x."
     versioned_classes: ClassVar[tuple[int, ...]] = (regions.HEAD, regions.SPANS)
-    lacks: ClassVar[frozenset[str]] = frozenset({"tags", "sync"})
+    lacks: ClassVar[frozenset[str]] = frozenset({"sync"})
     routes: ClassVar[tuple[Route, ...]] = (
         Route(
             "roi",
