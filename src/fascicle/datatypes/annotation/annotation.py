@@ -168,9 +168,7 @@ def _get_label(call: Call) -> Answer:
         return Answer(reading.posted(view, posted, form, _size(call)), _JSON)
     labelmap = indexed_labelmap(call.catalog, call.instance)
     segmentation = segmentation_at(call.txn, call.catalog, labelmap, call.node)
-    return Answer(
-        reading.listed(view, reading.rows_of_label(view, segmentation, label), form, _size(call)), _JSON
-    )
+    return Answer(reading.of_body(view, segmentation, label, form, _size(call)), _JSON)
 
 
 def _get_tag(call: Call) -> Answer:

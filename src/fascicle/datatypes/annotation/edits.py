@@ -31,7 +31,6 @@ from fascicle.datatypes.annotation.layout import (
     element_key,
     element_keys,
     element_value,
-    index_value,
     index_value_of,
     position_key,
     position_keys,
@@ -82,7 +81,7 @@ def in_key_order(batch: Batch, size: Triple) -> Batch:
     order = np.lexsort((xyz[:, 0], xyz[:, 1], xyz[:, 2], block[:, 0], block[:, 1], block[:, 2]))
     if (order[1:] > order[:-1]).all():
         return batch
-    return batch.chosen(order.tolist())
+    return batch.ordered(order.tolist())
 
 
 def post_elements(change: Change, batch: Batch, located: Located | None) -> None:
@@ -92,33 +91,33 @@ def post_elements(change: Change, batch: Batch, located: Located | None) -> None
     size = settle_block_size(change)
     view = change.view
     type_keys = element_keys(batch.xyz, size)
+    # All looking up comes before all writing, which makes looking up dearer.
     handles = view.handles(ELEMENTS, type_keys)
-    kinds = batch.kinds.tolist()
-    put = view.put
-    values: list[bytes] = []
-    tagged: list[tuple[int, list[str]]] = []
-    for i, (key, handle, text, cut) in enumerate(zip(type_keys, handles, batch.texts, batch.cuts, strict=True)):
-        value = element_value(kinds[i], text, cut)
-        values.append(index_value(kinds[i], text, cut))
-        gone: list[str] = []
-        old = None if handle is None else value_of(view, handle)
-        if old != value:
-            put(ELEMENTS, key, value)
-            if old is not None:
-                gone = tags_of(old[ELEMENT_HEAD:])
-        if gone or batch.tags[i]:
-            tagged.append((i, gone))
-    for i, gone in tagged:
-        place = type_keys[i][BLOCK_BYTES:]
-        change_tags(view, place, gone, batch.tags[i], values[i])
+    points: label_index.Points | None = None
     segmentation = segmentation_of(change)
     if segmentation is not None:
         if located is not None and located.holds(segmentation):
             supervoxels = located.supervoxels
         else:
             supervoxels = segmentation.supervoxels(batch.xyz)
+        points = label_index.Points.look_up(view, segmentation, supervoxels, batch.xyz, batch.index_values)
+    rows: list[tuple[bytes, bytes]] = []
+    gone: dict[int, list[str]] = {}
+    for i, (key, handle, value) in enumerate(zip(type_keys, handles, batch.values, strict=True)):
+        if handle is not None:
+            old = value_of(view, handle)
+            if old == value:
+                continue
+            tags = tags_of(old[ELEMENT_HEAD:])
+            if tags:
+                gone[i] = tags
+        rows.append((key, value))
+    view.put_many(ELEMENTS, rows)
+    for i in gone.keys() | batch.tags.keys():
+        change_tags(view, type_keys[i][BLOCK_BYTES:], gone.get(i, ()), batch.tags.get(i, ()), batch.index_values[i])
+    if points is not None:
         report = Reported.of(change)
-        label_index.put_points(report, segmentation, supervoxels, batch.xyz, values)
+        points.put(report)
         report.tell()
 
 
@@ -157,10 +156,8 @@ def post_blocks(change: Change, given: Mapping[Triple, Batch]) -> None:
     for block_xyz, batch in given.items():
         block = block_key(*block_xyz)
         old = dict(rows_of_block(view, block))
-        kinds = batch.kinds.tolist()
-        for i, place in enumerate(position_keys(batch.xyz)):
+        for place, value in zip(position_keys(batch.xyz), batch.values, strict=True):
             key = block + place
-            value = element_value(kinds[i], batch.texts[i], batch.cuts[i])
             handle = old.pop(key, None)
             if handle is None or value_of(view, handle) != value:
                 view.put(ELEMENTS, key, value)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 import numpy as np
 
 from fascicle.datatypes.annotation.events import KINDS
-from fascicle.datatypes.annotation.layout import I64, INT32_MAX, INT32_MIN, U8
+from fascicle.datatypes.annotation.layout import I64, INT32_MAX, INT32_MIN
 from fascicle.errors import NOT_JSON, BadRequest
 
 Kind = Literal["Unknown", "PostSyn", "PreSyn", "Gap", "Note"]
@@ -20,16 +21,17 @@ Position = tuple[Coordinate, Coordinate, Coordinate]
 
 _HINT = f"Kind is one of {', '.join(KINDS)}; Rel is one of {', '.join(get_args(RelationKind))}"
 _NUMBERS = {kind: number for number, kind in enumerate(KINDS)}
+_HEADS = {kind: bytes((number,)) for number, kind in enumerate(KINDS)}
 
 
-class Relation(msgspec.Struct, forbid_unknown_fields=True):
+class Relation(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """What an element has to do with another one."""
 
     Rel: RelationKind = "UnknownRelationship"
     To: Position = (0, 0, 0)
 
 
-class ElementNR(msgspec.Struct, forbid_unknown_fields=True):
+class ElementNR(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """An element without its relations."""
 
     Pos: Position = (0, 0, 0)
@@ -38,7 +40,7 @@ class ElementNR(msgspec.Struct, forbid_unknown_fields=True):
     Prop: dict[str, str] | None = None
 
 
-class Element(ElementNR, forbid_unknown_fields=True):
+class Element(ElementNR, forbid_unknown_fields=True, gc=False):
     """A point with what is known about it; members are written in this order."""
 
     Rels: list[Relation] | None = None
@@ -148,50 +150,52 @@ class Batch:
 
     xyz: I64
     """i64[n, 3]"""
-    kinds: U8
-    texts: list[bytes]
-    """The JSON of each."""
-    cuts: list[int]
-    """Where in it the relations begin."""
-    tags: list[list[str]]
+    values: list[bytes]
+    """Rows of class 1."""
+    index_values: list[bytes]
+    """Rows of classes 2 and 3."""
+    tags: dict[int, list[str]]
+    """Tags by place, of those that have some."""
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(self.values)
 
-    def chosen(self, order: Sequence[int]) -> Batch:
-        """Some of the elements, in an order."""
+    def ordered(self, order: list[int]) -> Batch:
+        """The same elements in another order."""
+        places = {old: new for new, old in enumerate(order)} if self.tags else {}
         return Batch(
             self.xyz[order],
-            self.kinds[order],
-            [self.texts[i] for i in order],
-            [self.cuts[i] for i in order],
-            [self.tags[i] for i in order],
+            [self.values[i] for i in order],
+            [self.index_values[i] for i in order],
+            {places[i]: tags for i, tags in self.tags.items()},
         )
 
 
 def batch_of(elements: Iterable[Element]) -> Batch:
     """Elements ready to be stored; of several at one position the last one counts. Raises BadRequest for empty tags."""
     by_position = {element.Pos: element for element in elements}
-    texts: list[bytes] = []
-    cuts: list[int] = []
-    tags: list[list[str]] = []
-    kinds = bytearray()
-    for element in by_position.values():
-        if element.Tags is None:
+    values: list[bytes] = []
+    index_values: list[bytes] = []
+    tagged: dict[int, list[str]] = {}
+    for i, element in enumerate(by_position.values()):
+        tags = element.Tags
+        if tags:
+            if "" in tags:
+                raise BadRequest(f"empty tag not permitted: element at {element.Pos} has one")
+            tagged[i] = tags
+        elif tags is None:
             element.Tags = []
-        elif element.Tags and "" in element.Tags:
-            raise BadRequest(f"empty tag not permitted: element at {element.Pos} has one")
         if element.Prop is None:
             element.Prop = {}
         if element.Rels is None:
             element.Rels = []
         text = _encode(element)
-        texts.append(text)
-        cuts.append(text.rindex(_RELS))
-        tags.append(element.Tags)
-        kinds.append(_NUMBERS[element.Kind])
-    xyz = np.array(list(by_position), np.int64).reshape(-1, 3)
-    return Batch(xyz, np.frombuffer(bytes(kinds), np.uint8), texts, cuts, tags)
+        cut = text.rindex(_RELS)
+        head = _HEADS[element.Kind]
+        values.append(head + cut.to_bytes(4, "little") + text)
+        index_values.append(head + text[:cut] + b"}")
+    xyz = np.fromiter(chain.from_iterable(by_position), np.int64, 3 * len(by_position)).reshape(-1, 3)
+    return Batch(xyz, values, index_values, tagged)
 
 
 def encode_element(element: Element) -> tuple[int, bytes, int]:

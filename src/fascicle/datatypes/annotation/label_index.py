@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fascicle.datatypes.annotation import lists
-from fascicle.datatypes.annotation.events import BodiesJoined, Points, PointsChanged
+from fascicle.datatypes.annotation import events, lists
+from fascicle.datatypes.annotation.events import BodiesJoined, PointsChanged
 from fascicle.datatypes.annotation.layout import (
     I64,
     LABELS,
@@ -24,6 +24,7 @@ from fascicle.datatypes.annotation.layout import (
 from fascicle.datatypes.annotation.segmentation import INDEXED, Segmentation, followed_labelmap, segmentation_at
 from fascicle.datatypes.base import Change
 from fascicle.datatypes.image.block_cache import BlockCache
+from fascicle.versions.resolution import VersionedView
 
 NO_U64 = np.empty(0, np.uint64)
 
@@ -58,9 +59,9 @@ class Rows:
         places = [i for i, kept in enumerate(keep) if kept]
         return Rows(self.labels[places], self.xyz[places], [self.values[i] for i in places])
 
-    def points(self) -> Points:
+    def points(self) -> events.Points:
         live = self.labels != 0
-        return Points(self.labels[live], self.kinds[live], self.xyz[live].astype(np.int32))
+        return events.Points(self.labels[live], self.kinds[live], self.xyz[live].astype(np.int32))
 
 
 @dataclass(slots=True)
@@ -70,18 +71,22 @@ class Reported:
     change: Change
     wanted: bool
     """Whether anybody needs to know."""
+    lists: bool = False
+    """Whether there are posted lists."""
     gone: list[Rows] = field(default_factory=list)
     came: list[Rows] = field(default_factory=list)
 
     @classmethod
     def of(cls, change: Change) -> Reported:
-        return cls(change, is_followed(change) or lists.any_posted(change.view))
+        posted = lists.any_posted(change.view)
+        return cls(change, posted or is_followed(change), posted)
 
     def tell(self) -> None:
         """Bring posted lists up to date and tell the followers."""
         if self.wanted and (self.gone or self.came):
-            gone, came = _joined(self.gone), _joined(self.came)
-            lists.follow(self.change.view, gone.labels, gone.xyz, came.labels, came.xyz, came.values)
+            if self.lists:
+                gone, came = _joined(self.gone), _joined(self.came)
+                lists.follow(self.change.view, gone.labels, gone.xyz, came.labels, came.xyz, came.values)
             self.tell_followers()
 
     def tell_followers(self) -> None:
@@ -103,7 +108,7 @@ def _joined(parts: list[Rows]) -> Rows:
     )
 
 
-def _different(removed: Points, added: Points) -> tuple[Points, Points]:
+def _different(removed: events.Points, added: events.Points) -> tuple[events.Points, events.Points]:
     """Without the points that went and came back to the same body as the same kind."""
     if not len(removed) or not len(added):
         return removed, added
@@ -119,9 +124,9 @@ def _different(removed: Points, added: Points) -> tuple[Points, Points]:
     )
 
 
-def _subset(points: Points, keep: list[bool]) -> Points:
+def _subset(points: events.Points, keep: list[bool]) -> events.Points:
     mask = np.array(keep, np.bool_)
-    return Points(points.labels[mask], points.kinds[mask], points.positions[mask])
+    return events.Points(points.labels[mask], points.kinds[mask], points.positions[mask])
 
 
 # -- rows
@@ -132,43 +137,59 @@ def _mark_labelmap(change: Change, segmentation: Segmentation) -> None:
         change.update_instance(**{INDEXED: segmentation.instance.data_uuid})
 
 
-def put_points(
-    report: Reported,
-    segmentation: Segmentation,
-    supervoxels: U64,
-    xyz: I64,
-    values: Sequence[bytes],
-    bodies: U64 | None = None,
-) -> None:
-    """Enter points at i64[n, 3] into the rows of supervoxels u64[n] (0: of none). Bodies are looked up if not given."""
-    change = report.change
-    if not supervoxels.all():
-        places = np.flatnonzero(supervoxels)
-        supervoxels, xyz = supervoxels[places], xyz[places]
-        values = [values[i] for i in places.tolist()]
-        bodies = None if bodies is None else bodies[places]
-    if not len(values):
-        return
-    view = change.view
-    _mark_labelmap(change, segmentation)
-    type_keys = label_keys(segmentation.id, supervoxels, xyz)
-    handles = view.handles(LABELS, type_keys)
-    before: list[bytes | None] = []
-    put = view.put
-    for key, handle, value in zip(type_keys, handles, values, strict=True):
-        old = None if handle is None else value_of(view, handle)
-        before.append(old)
-        if old != value:
-            put(LABELS, key, value)
-    if report.wanted:
-        owners = segmentation.bodies(supervoxels) if bodies is None else bodies
-        rows = Rows(owners, xyz, list(values))
-        report.came.append(rows)
-        there = [old is not None for old in before]
+@dataclass(slots=True, eq=False)
+class Points:
+    """Points to be entered into the rows of supervoxels, with what is there."""
+
+    segmentation: Segmentation
+    supervoxels: U64
+    """u64[n]; 0 is background: the point is entered nowhere."""
+    xyz: I64
+    type_keys: list[bytes]
+    handles: list[bytes | None]
+    values: Sequence[bytes]
+
+    @classmethod
+    def look_up(
+        cls, view: VersionedView, segmentation: Segmentation, supervoxels: U64, xyz: I64, values: Sequence[bytes]
+    ) -> Points:
+        if not supervoxels.all():
+            places = np.flatnonzero(supervoxels)
+            supervoxels, xyz = supervoxels[places], xyz[places]
+            values = [values[i] for i in places.tolist()]
+        type_keys = label_keys(segmentation.id, supervoxels, xyz)
+        return cls(segmentation, supervoxels, xyz, type_keys, view.handles(LABELS, type_keys), values)
+
+    def put(self, report: Reported, bodies: U64 | None = None) -> None:
+        """Enter the points. Their bodies are looked up if not given."""
+        if not self.type_keys:
+            return
+        change, view = report.change, report.change.view
+        _mark_labelmap(change, self.segmentation)
+        before = [None if handle is None else value_of(view, handle) for handle in self.handles]
+        rows = list(zip(self.type_keys, before, self.values, strict=True))
+        view.put_many(LABELS, sorted([(key, value) for key, old, value in rows if old != value]))
+        if not report.wanted:
+            return
+        places = list(range(len(rows)))
+        if not report.lists:  # who counts needs to know only of new points, and of those of another kind
+            places = [i for i, (_, old, value) in enumerate(rows) if old is None or old[0] != value[0]]
+            if not places:
+                return
+        owners = (self.segmentation.bodies(self.supervoxels) if bodies is None else bodies)[places]
+        report.came.append(Rows(owners, self.xyz[places], [self.values[i] for i in places]))
+        there = [before[i] is not None for i in places]
         if any(there):
-            gone = rows.chosen(there)
-            gone.values = [old for old in before if old is not None]
+            gone = report.came[-1].chosen(there)
+            gone.values = [old for i in places if (old := before[i]) is not None]
             report.gone.append(gone)
+
+
+def put_points(
+    report: Reported, segmentation: Segmentation, supervoxels: U64, xyz: I64, values: Sequence[bytes]
+) -> None:
+    """Enter points at i64[n, 3] into the rows of supervoxels u64[n] (0: of none)."""
+    Points.look_up(report.change.view, segmentation, supervoxels, xyz, values).put(report)
 
 
 def remove_points(

@@ -192,8 +192,15 @@ def rows_of_tag(view: VersionedView, tag: str) -> Iterator[Rows]:
     return view.scan_batches(TAGS, first, keys.after(first))
 
 
-def rows_of_label(view: VersionedView, segmentation: Segmentation | None, label: int) -> Iterator[Rows]:
-    return iter(()) if segmentation is None else segmentation.rows_of_body(view, label)
+def of_body(
+    view: VersionedView, segmentation: Segmentation | None, label: int, form: str, size: Triple
+) -> Iterator[bytes]:
+    """The elements of a body in one of the forms of `listed`."""
+    if segmentation is None:
+        return iter((b"[]",))
+    if form in ("true", "verbose"):
+        return listed(view, segmentation.rows_of_body(view, label), form, size)
+    return as_list((nr_texts(view, handles) for handles in segmentation.handles_of_body(view, label)), b"[]")
 
 
 def listed(view: VersionedView, rows: Iterator[Rows], form: str, size: Triple) -> Iterator[bytes]:

@@ -32,7 +32,7 @@ INDEXED = "IndexedLabelmap"
 BLOCK_SIZE = "BlockSize"
 """Property of an instance: x, y, z of the blocks that its elements lie in, once there are any."""
 
-FEW = 24
+FEW = 300
 """Up to this many supervoxels are looked up one after the other."""
 
 
@@ -127,19 +127,25 @@ class Segmentation:
     def rows_of_body(self, annotation: VersionedView, label: int) -> Iterator[list[tuple[bytes, bytes]]]:
         """(key, handle) of the label rows of a body in lists, ascending."""
         supervoxels = self.supervoxels_of(label)
+        own = np.uint64(label)
+        if len(supervoxels) <= FEW:
+            yield from rows_of_supervoxels(annotation, self.id, supervoxels[self.bodies(supervoxels) == own])
+            return
         for batch in rows_of_supervoxels(annotation, self.id, supervoxels):
-            if not batch:
-                continue
             # The index of a body may name supervoxels that the mapping gives to another one.
-            if len(supervoxels) <= FEW:
-                first = supervoxels_of_keys((batch[0][0], batch[-1][0]))
-                if first[0] == first[1]:
-                    if int(self.bodies(first[:1])[0]) == label:
-                        yield batch
-                    continue
-            owners = self.bodies(supervoxels_of_keys([key for key, _ in batch]))
-            own = owners == np.uint64(label)
-            yield batch if own.all() else [row for row, mine in zip(batch, own.tolist(), strict=True) if mine]
+            mine = self.bodies(supervoxels_of_keys([key for key, _ in batch])) == own
+            yield batch if mine.all() else [row for row, kept in zip(batch, mine.tolist(), strict=True) if kept]
+
+    def handles_of_body(self, annotation: VersionedView, label: int) -> Iterator[list[bytes]]:
+        """Only the handles, which is cheaper."""
+        supervoxels = self.supervoxels_of(label)
+        if len(supervoxels) > FEW:
+            for batch in self.rows_of_body(annotation, label):
+                yield [handle for _, handle in batch]
+            return
+        for supervoxel in supervoxels[self.bodies(supervoxels) == np.uint64(label)].tolist():
+            first = label_prefix(self.id, supervoxel)
+            yield from annotation.scan_handles(LABELS, first, keys.after(first))
 
 
 def rows_of_supervoxels(
