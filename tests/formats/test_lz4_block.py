@@ -106,3 +106,29 @@ def test_what_is_no_block_is_refused(data: bytes, size: int, cut: int) -> None:
             assert len(found) == size
             if expected is not None:
                 assert found == expected
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 40)), max_size=60),
+    width=st.sampled_from([1, 2, 7, 64, 8191, 8192, 100_000]),
+    times=st.integers(1, 300),
+    cut=st.integers(0, 5),
+)
+def test_labels_make_a_block(rows: list[tuple[int, int]], width: int, times: int, cut: int) -> None:
+    labels = np.repeat(np.array([label for label, _ in rows], np.uint64), [count for _, count in rows])
+    labels = np.tile(labels, times)[cut:]
+    labels[len(labels) // 2 :] += np.uint64(1 << 60)
+    block = lz4_block.compress_labels(labels, width)
+    if len(labels):
+        assert lz4.block.decompress(block, uncompressed_size=labels.nbytes) == labels.tobytes()
+    assert ends_as_it_must(block, labels.nbytes)
+
+
+def test_labels_without_repetitions_fit() -> None:
+    labels = np.random.default_rng(1).integers(0, 1 << 63, 100_000, np.uint64)
+    labels[::3] = 5
+    labels[1::3] = 5
+    for width in (1, 64):
+        block = lz4_block.compress_labels(labels, width)
+        assert lz4.block.decompress(block, uncompressed_size=labels.nbytes) == labels.tobytes()

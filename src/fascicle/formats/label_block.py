@@ -42,7 +42,7 @@ from isal import igzip_lib
 from numpy.typing import NDArray
 
 from fascicle.errors import BadRequest, CorruptionError
-from fascicle.kernels import label_codec, label_masks, splice
+from fascicle.kernels import label_codec, label_decoding, label_masks, splice
 from fascicle.kernels.arrays import Buffer, frozen, frozen_bytes
 
 MAX_SUB_BLOCKS = 128
@@ -145,7 +145,7 @@ def decode_into(
     target = out_zyx
     if out_zyx.strides[2] != 8 or not out_zyx.flags.aligned:
         target = np.empty(out_zyx.shape, np.uint64)
-    label_codec.decode_box(
+    label_decoding.decode_box(
         parts.data,
         parts.start,
         parts.table if table is None else frozen(table),

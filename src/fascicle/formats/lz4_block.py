@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fascicle.errors import BadRequest
-from fascicle.kernels import lz4_decoding, lz4_sequences
-from fascicle.kernels.arrays import Buffer, frozen_bytes
+from fascicle.kernels import lz4_decoding, lz4_sequences, lz4_words
+from fascicle.kernels.arrays import Buffer, frozen, frozen_bytes
 
 PIECE_BYTES = 4 << 20
 """Pieces that are compressed at once. Matches do not reach across their borders."""
@@ -37,12 +37,14 @@ class Lz4Assembler:
     def feed(self, data: Buffer) -> bytes:
         """Compress one more piece of any size; what of the block is settled."""
         view = memoryview(frozen_bytes(data).data)
-        return b"".join(
-            part for at in range(0, len(view), PIECE_BYTES) for part in self._joined(view[at : at + PIECE_BYTES])
-        )
+        pieces = (view[at : at + PIECE_BYTES] for at in range(0, len(view), PIECE_BYTES))
+        return b"".join(part for piece in pieces for part in self._joined(lz4.block.compress(piece, store_size=False)))
 
-    def _joined(self, piece: memoryview) -> Iterator[bytes | memoryview]:
-        compressed: bytes = lz4.block.compress(piece, store_size=False)
+    def feed_labels(self, labels: NDArray[np.uint64], width: int) -> bytes:
+        """Compress one more piece of labels u64[n], in rows of `width`; what of the block is settled."""
+        return b"".join(self._joined(compress_labels(labels, width)))
+
+    def _joined(self, compressed: bytes) -> Iterator[bytes | memoryview]:
         first, count, last_token, last = lz4_sequences.find_ends(frozen_bytes(compressed))
         view = memoryview(compressed)
         if last_token > 0:
@@ -68,6 +70,14 @@ def _head(literals: int, match: int) -> bytes:
     return b"".join((bytes((0xF0 | match,)), b"\xff" * more, bytes((rest,))))
 
 
+def compress_labels(labels: NDArray[np.uint64], width: int) -> bytes:
+    """The raw LZ4 block of labels u64[n] in rows of `width`; faster and smaller than a general compressor makes it."""
+    if not len(labels):
+        return b"\0"
+    out = np.empty(lz4_words.largest(len(labels)), np.uint8)
+    return out[: lz4_words.encode(frozen(labels), width, out)].tobytes()
+
+
 def compress_stream(slabs: Iterable[NDArray[np.uint64]], size_bytes: int) -> Iterator[bytes]:
     """One raw LZ4 block, in parts, of a dense volume that comes in slabs u64[z,y,x].
 
@@ -76,12 +86,12 @@ def compress_stream(slabs: Iterable[NDArray[np.uint64]], size_bytes: int) -> Ite
     assembler = Lz4Assembler()
     done = 0
     for slab in slabs:
-        flat = np.ascontiguousarray(slab).reshape(-1).view(np.uint8)
-        for at in range(0, flat.size, PIECE_BYTES):
-            part = assembler.feed(flat[at : at + PIECE_BYTES])
+        flat = np.ascontiguousarray(slab).reshape(-1)
+        for at in range(0, flat.size, PIECE_BYTES // 8):
+            part = assembler.feed_labels(flat[at : at + PIECE_BYTES // 8], slab.shape[-1])
             if part:
                 yield part
-        done += flat.size
+        done += flat.nbytes
     if done != size_bytes:
         raise ValueError(f"the slabs had {done} bytes, not {size_bytes}")
     yield assembler.finish()

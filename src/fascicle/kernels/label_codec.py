@@ -19,7 +19,6 @@ from fascicle.kernels.memory import (
     load_u16,
     load_u32,
     load_u64,
-    store_at,
     store_u32,
     store_u64,
     swap_bytes,
@@ -308,106 +307,6 @@ def encode(block):  # type: ignore[no-untyped-def]
     at += 4 * total
     copy_bytes(out, at, packed, 0, packed_size)
     return out
-
-
-@njit(cache=True, nogil=True)
-def decode_box(data, start, table, gx, gy, gz, box, address, stride_z, stride_y):  # type: ignore[no-untyped-def]
-    """Write the voxels of a box of a label block to memory.
-
-    `box` is i64[6]: first z, y, x and end z, y, x inside of the block; its first voxel goes to `address`, rows along
-    x are contiguous, strides are in bytes. A block whose table has one entry is solid.
-    """
-    z_first, y_first, x_first = box[0], box[1], box[2]
-    z_end, y_end, x_end = box[3], box[4], box[5]
-    if table.size == 1:
-        label = table[0]
-        for z in range(z_end - z_first):
-            for y in range(y_end - y_first):
-                at = address + z * stride_z + y * stride_y
-                for x in range(x_end - x_first):
-                    store_at(at + 8 * x, label)
-        return
-    nsb = gx * gy * gz
-    total = np.int64(0)
-    for i in range(nsb):
-        total += np.int64(load_u16(data, start + 2 * i))
-    position = start + 2 * nsb
-    packed = position + 4 * total
-    palette = np.zeros(512, np.uint64)
-    row = np.empty(8, np.uint64)
-    i = -1
-    for sz in range(gz):
-        for sy in range(gy):
-            for sx in range(gx):
-                i += 1
-                here = np.int64(load_u16(data, start + 2 * i))
-                list_at = position
-                position += 4 * here
-                bits = bits_for(here)
-                values_at = packed
-                packed += 64 * bits
-                z0 = max(sz * 8, z_first)
-                z1 = min(sz * 8 + 8, z_end)
-                y0 = max(sy * 8, y_first)
-                y1 = min(sy * 8 + 8, y_end)
-                x0 = max(sx * 8, x_first)
-                x1 = min(sx * 8 + 8, x_end)
-                if z0 >= z1 or y0 >= y1 or x0 >= x1:
-                    continue
-                corner = address + (z0 - z_first) * stride_z + (y0 - y_first) * stride_y + (x0 - x_first) * 8
-                if here <= 1:
-                    label = np.uint64(0)
-                    if here == 1:
-                        label = table[np.int64(load_u32(data, list_at))]
-                    for z in range(z1 - z0):
-                        for y in range(y1 - y0):
-                            at = corner + z * stride_z + y * stride_y
-                            if x1 - x0 == 8:
-                                for k in range(8):
-                                    store_at(at + 8 * k, label)
-                            else:
-                                for k in range(x1 - x0):
-                                    store_at(at + 8 * k, label)
-                    continue
-                for k in range(here):
-                    palette[k] = table[np.int64(load_u32(data, list_at + 4 * k))]
-                if bits == 1:
-                    zero = palette[0]
-                    flip = palette[0] ^ palette[1]
-                    for z in range(z1 - z0):
-                        for y in range(y1 - y0):
-                            at = corner + z * stride_z + y * stride_y
-                            byte = np.int64(data[values_at + (z0 + z - sz * 8) * 8 + (y0 + y - sy * 8)])
-                            if x1 - x0 == 8:
-                                for k in range(8):
-                                    store_at(at + 8 * k, zero ^ (flip & np.uint64(-((byte >> (7 - k)) & 1))))
-                            else:
-                                for k in range(x0 - sx * 8, x1 - sx * 8):
-                                    value = zero ^ (flip & np.uint64(-((byte >> (7 - k)) & 1)))
-                                    store_at(at + 8 * (k - (x0 - sx * 8)), value)
-                    continue
-                mask = np.uint64((1 << bits) - 1)
-                for z in range(z1 - z0):
-                    for y in range(y1 - y0):
-                        at = corner + z * stride_z + y * stride_y
-                        word_at = values_at + ((z0 + z - sz * 8) * 8 + (y0 + y - sy * 8)) * bits
-                        word = row_word(data, word_at, bits)
-                        if bits <= 8:
-                            if x1 - x0 == 8:
-                                word >>= np.uint64(64 - 8 * bits)
-                                for k in range(8):
-                                    shift = np.uint64(bits * (7 - k))
-                                    store_at(at + 8 * k, palette[np.uint64((word >> shift) & mask)])
-                                continue
-                            for k in range(8):
-                                row[k] = palette[np.int64((word >> np.uint64(64 - bits * (k + 1))) & mask)]
-                        else:
-                            for k in range(7):
-                                row[k] = palette[np.int64((word >> np.uint64(64 - bits * (k + 1))) & mask)]
-                            tail = (word << np.uint64(8)) | np.uint64(data[word_at + 8])
-                            row[7] = palette[np.int64(tail & mask)]
-                        for k in range(x1 - x0):
-                            store_at(at + 8 * k, row[k + x0 - sx * 8])
 
 
 @njit(cache=True, nogil=True)

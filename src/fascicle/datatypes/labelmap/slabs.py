@@ -20,7 +20,9 @@ from fascicle.versions.resolution import VersionedView
 U64 = NDArray[np.uint64]
 
 SLAB_BYTES = 16 << 20
-"""A slab is made thinner than a block where it would be larger than this."""
+"""A slab is made thinner than a row of sub-blocks where it would be larger than this."""
+CACHED_BYTES = 4 << 20
+"""Slabs of whole rows of sub-blocks have about this size at most, so that they are still cached when they are sent."""
 KEPT_BLOCKS = 4096
 """A layer of more blocks is inflated again for each of its slabs rather than kept."""
 
@@ -79,7 +81,8 @@ def slabs(
     sx, sy, sz = box.size_xyz
     (first_x, first_y, first_z), (last_x, last_y, last_z) = box.blocks(block_size_xyz)
     thickness = max(1, SLAB_BYTES // (8 * sx * sy))
-    thickness = min(bz, thickness - thickness % 8 if thickness >= 8 else thickness)
+    if thickness >= 8:
+        thickness = min(bz, max(8, CACHED_BYTES // (8 * sx * sy) // 8 * 8))
     ranges = [(y0, y0 + sy)]
     if 8 * sx * sy > SLAB_BYTES and not whole_planes:
         ranges = [(max(y0, y * by), min(y0 + sy, (y + 1) * by)) for y in range(first_y, last_y + 1)]

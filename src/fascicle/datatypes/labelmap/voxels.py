@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
-import lz4.block
 import numpy as np
 from isal import igzip, isal_zlib
 from numpy.typing import NDArray
@@ -231,13 +230,13 @@ def _record(xyz: list[int], payload: bytes) -> bytes:
     return np.array([*xyz, len(payload)], "<i4").tobytes() + payload
 
 
-def _dense_payload(compression: str) -> Callable[[bytes], bytes]:
+def _dense_payload(compression: str) -> Callable[[U64], bytes]:
     if compression == "lz4":
-        return lambda data: lz4.block.compress(data, store_size=False)
+        return lambda dense: lz4_block.compress_labels(dense.reshape(-1), dense.shape[2])
     if compression == "gzip":
-        return lambda data: igzip.compress(data, 1)
+        return lambda dense: igzip.compress(dense, 1)
     if compression == "uncompressed":
-        return lambda data: data
+        return lambda dense: dense.tobytes()
     raise BadRequest(f'unknown compression type "{compression}": it can be blocks, lz4, gzip or uncompressed')
 
 
@@ -261,13 +260,13 @@ def _label_blocks(view: VersionedView, found: Found, mapping: Mapping | None) ->
 
 
 def _dense_blocks(
-    view: VersionedView, found: Found, pack: Callable[[bytes], bytes], mapping: Mapping | None
+    view: VersionedView, found: Found, pack: Callable[[U64], bytes], mapping: Mapping | None
 ) -> Pieces:
     for codes, handles in found:
         for xyz, block in zip(
             block_xyz(codes).tolist(), mapped(blocks.open_blocks(view, handles), mapping), strict=True
         ):
-            yield _record(xyz, pack(label_block.decode(block).tobytes()))
+            yield _record(xyz, pack(label_block.decode(block)))
 
 
 def get_blocks(call: Call) -> Reply:
