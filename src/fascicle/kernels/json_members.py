@@ -53,7 +53,7 @@ def _place(blob, starts, table, data, start, stop):  # type: ignore[no-untyped-d
                 return place
         place += 1
         if place == len(table):
-            place = 0
+            place = np.int64(0)
     return place
 
 
@@ -77,9 +77,9 @@ def _value_end(data, at):  # type: ignore[no-untyped-def]
         if byte == _QUOTE:
             at = _string_end(data, at)
             continue
-        if byte == _OPEN_LIST or byte == _OPEN_OBJECT:
+        if byte in (_OPEN_LIST, _OPEN_OBJECT):
             depth += 1
-        elif byte == _CLOSE_LIST or byte == _CLOSE_OBJECT:
+        elif byte in (_CLOSE_LIST, _CLOSE_OBJECT):
             if depth == 0:
                 return at
             depth -= 1
@@ -274,3 +274,45 @@ def greatest(blob, starts, numbers):  # type: ignore[no-untyped-def]
         if k < size_a and (k == size_b or blob[a + k] > blob[b + k]):
             best = np.int64(number)
     return best
+
+
+@njit(cache=True, nogil=True)
+def _runs(data, at, steps, class_of, classes, accepting):  # type: ignore[no-untyped-def]
+    """Whether an automaton accepts the string whose opening quote is before `at`: 1 no, 2 yes, 0 if it has escapes."""
+    state = 0
+    while True:
+        if accepting[state] == 1:
+            return 2
+        byte = data[at]
+        if byte == _QUOTE:
+            return 2 if accepting[state] else 1
+        if byte == _BACKSLASH:
+            return 0
+        state = steps[state * classes + class_of[byte]]
+        at += 1
+
+
+@njit(cache=True, nogil=True)
+def run_automaton(blob, starts, kinds, numbers, steps, class_of, classes, accepting, out):  # type: ignore[no-untyped-def]
+    """Whether strings, or any of arrays of strings, are accepted: out[i] 1 no, 2 yes, 0 not told (with escapes)."""
+    for i in range(len(numbers)):
+        number = numbers[i]
+        at = starts[number]
+        if kinds[number] != TEXTS:
+            out[i] = _runs(blob, at + 1, steps, class_of, classes, accepting)
+            continue
+        stop = starts[number + 1] - 1
+        at += 1
+        told = 1
+        while at < stop:
+            if blob[at] == _QUOTE:
+                found = _runs(blob, at + 1, steps, class_of, classes, accepting)
+                if found == 2:
+                    told = 2
+                    break
+                if found == 0:
+                    told = 0
+                at = _string_end(blob, at) + 1
+            else:
+                at += 5
+        out[i] = told

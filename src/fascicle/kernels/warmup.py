@@ -8,8 +8,10 @@ types are the right ones.
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 def warm_up() -> float:
@@ -19,6 +21,7 @@ def warm_up() -> float:
     _columns()
     _label_blocks()
     _streams()
+    _annotations()
     _volume_chunks()
     return time.perf_counter() - begin
 
@@ -102,3 +105,33 @@ def _volume_chunks() -> None:
         labels = np.arange(512, dtype=dtype).reshape(1, 8, 8, 8)
         encoded = volume_chunks.encode(labels, "compressed_segmentation")
         volume_chunks.decode(encoded, "compressed_segmentation", labels.shape, labels.dtype)
+
+
+def _annotations() -> None:
+    from fascicle.kernels import decimal, json_members
+    from fascicle.kernels.arrays import frozen, frozen_bytes
+
+    def texts() -> tuple[NDArray[Any], ...]:
+        return np.zeros(64, np.uint8), np.zeros(16, np.int64), np.zeros(16, np.uint8), np.zeros(16, np.int32)
+
+    names, values = texts(), texts()
+    data = frozen_bytes(b'{"a":["b"]}')
+    at, size = frozen(np.zeros(1, np.int64)), frozen(np.array([len(data)], np.int64))
+    json_members.take_apart(data, at, size, 0, np.zeros((4, 1), np.int32), *names, 0, *values, 0)  # type: ignore[call-arg]
+    blob, starts, kinds, table = values
+    json_members.add_text(*values, 1, data, 1, 4)  # type: ignore[call-arg]
+    json_members.rehash(blob, starts, 2, np.zeros(16, np.int32))
+    json_members.find_texts(blob, starts, table, data, frozen(np.array([3])), np.zeros(1, np.int64))
+    lasting = (frozen(blob), frozen(starts))
+    one = frozen(np.ones(1, np.int32))
+    for size_bytes in (0, 99):
+        matrix, ends = frozen(np.ones((1, 1), np.int32)), np.zeros(1, np.int64)
+        out = np.empty(size_bytes, np.uint8)
+        json_members.put_together(matrix, data, frozen(np.array([0, 4])), *lasting, True, ends, out)
+    json_members.contain(*lasting, one, blob, starts, table, np.zeros(1, np.bool_))
+    json_members.greatest(*lasting, one)
+    states, classes = frozen(np.zeros(1, np.int32)), frozen(np.zeros(256, np.uint8))
+    json_members.run_automaton(
+        *lasting, frozen(kinds), one, states, classes, 1, frozen(np.zeros(1, np.uint8)), np.zeros(1, np.uint8)
+    )
+    decimal.joined(np.zeros(1, np.uint64), b",")

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fascicle.datatypes.neuronjson import patterns
+from fascicle.datatypes.neuronjson import automata, patterns
 from fascicle.datatypes.neuronjson.conditions import Condition, Exists, Query
 from fascicle.datatypes.neuronjson.documents import BODY_ID
 from fascicle.datatypes.neuronjson.table import I32, I64, Table
@@ -42,7 +42,8 @@ def _holds(table: Table, column: I32 | None, condition: Condition, asked: Mask) 
     if isinstance(condition, Exists):
         if column is None:
             return np.full(len(asked), not condition.wanted)
-        return (column != 0) == condition.wanted
+        there: Mask = column != 0
+        return there if condition.wanted else ~there
     if column is None:
         return np.zeros(len(asked), np.bool_)
     verdict = np.zeros(table.count + 1, np.bool_)
@@ -63,14 +64,16 @@ def _holds(table: Table, column: I32 | None, condition: Condition, asked: Mask) 
             verdict[arrays[out]] = True
     if condition.patterns:
         texts = (kinds == json_members.TEXT) | (kinds == json_members.ESCAPED_TEXT) | (kinds == json_members.TEXTS)
-        numbers = np.unique(present[texts])
         for pattern in condition.patterns:
-            verdict[numbers[_has_pattern(table, numbers, pattern)]] = True
+            verdict |= _has_pattern(table, present[texts], pattern)
     return verdict[column]
 
 
 def _has_pattern(table: Table, numbers: I32, pattern: str) -> Mask:
-    """In which strings, or arrays of strings, a pattern is found."""
+    """Which texts, bool[number], have a pattern, as far as they are among `numbers` or were asked for before.
+
+    `numbers` are those of strings and of arrays of strings.
+    """
     verdicts = table.texts.verdicts
     known = verdicts.get(pattern)
     if known is None or len(known) <= table.count:
@@ -81,17 +84,28 @@ def _has_pattern(table: Table, numbers: I32, pattern: str) -> Mask:
         while len(verdicts) > KEPT_PATTERNS:
             verdicts.pop(next(iter(verdicts)), None)
     unknown = numbers[known[numbers] == 0]
+    found = automata.automaton(pattern) if len(unknown) else None
+    if found is not None:
+        out = np.zeros(len(unknown), np.uint8)
+        more = (frozen(found.steps), frozen(found.class_of), found.classes, frozen(found.accepting), out)
+        json_members.run_automaton(table.blob, table.starts, table.kinds, frozen(unknown), *more)
+        known[unknown] = out
+        unknown = unknown[out == 0]
     if len(unknown):
-        finds = patterns.finder(pattern)
-        assert finds is not None, "a query has only patterns that compile"
-        data = table.blob.data
-        starts, ends = table.starts[unknown].tolist(), table.starts[unknown + 1].tolist()
-        kinds = table.kinds[unknown].tolist()
-        known[unknown] = [
-            1 + _is_in(finds, bytes(data[start:end]), kind)
-            for start, end, kind in zip(starts, ends, kinds, strict=True)
-        ]
-    return known[numbers] == _FOUND
+        _look_at_each(table, np.unique(unknown), pattern, known)
+    return np.equal(known[: table.count + 1], _FOUND)
+
+
+def _look_at_each(table: Table, numbers: I32, pattern: str, known: NDArray[np.uint8]) -> None:
+    """Enter verdicts on texts for which there is no automaton."""
+    finds = patterns.finder(pattern)
+    assert finds is not None, "a query has only patterns that compile"
+    data = table.blob.data
+    starts, ends = table.starts[numbers].tolist(), table.starts[numbers + 1].tolist()
+    kinds = table.kinds[numbers].tolist()
+    known[numbers] = [
+        1 + _is_in(finds, bytes(data[start:end]), kind) for start, end, kind in zip(starts, ends, kinds, strict=True)
+    ]
 
 
 def _is_in(finds: patterns.Finder, text: bytes, kind: int) -> bool:

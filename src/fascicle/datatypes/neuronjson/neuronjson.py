@@ -13,9 +13,9 @@ from isal import isal_zlib
 
 from fascicle.datatypes.base import ANY_METHOD, Answer, Call, Change, Commit, Datatype, Option, Reply, Route, Work
 from fascicle.datatypes.keyvalue import messages
-from fascicle.datatypes.neuronjson import annotations, conditions, documents, schemas, updates
-from fascicle.datatypes.neuronjson.annotations import JSON_SCHEMA, SCHEMA, SCHEMA_BATCH
+from fascicle.datatypes.neuronjson import conditions, documents, schemas, storage, updates
 from fascicle.datatypes.neuronjson.documents import Selection
+from fascicle.datatypes.neuronjson.storage import JSON_SCHEMA, SCHEMA, SCHEMA_BATCH
 from fascicle.datatypes.neuronjson.updates import Posting
 from fascicle.errors import NOT_JSON, BadRequest, NotFound
 from fascicle.formats import tar
@@ -77,9 +77,9 @@ def _no_such_method(call: Call) -> Reply:
 def _get(call: Call) -> Answer:
     key = _key(call)
     if key in _NAMED:
-        found = annotations.document(call.view, key)
+        found = storage.document(call.view, key)
     else:
-        found = annotations.get(call.view, _body_id(key))
+        found = storage.get(call.view, _body_id(key))
         if found is not None:
             found = _selection(call).of(found)
     if found is None:
@@ -90,9 +90,9 @@ def _get(call: Call) -> Answer:
 def _head(call: Call) -> Answer:
     key = _key(call)
     if key in _NAMED:
-        there = annotations.has_document(call.view, key)
+        there = storage.has_document(call.view, key)
     else:
-        there = annotations.exists(call.view, _body_id(key))
+        there = storage.exists(call.view, _body_id(key))
     if not there:
         raise NotFound(f'Key "{key}" not found')
     return Answer(b"", _JSON)
@@ -101,9 +101,9 @@ def _head(call: Call) -> Answer:
 def _delete(call: Call) -> Commit:
     key = _key(call)
     if key in _NAMED:
-        return Commit(lambda change: annotations.delete_document(change.view, key))
+        return Commit(lambda change: storage.delete_document(change.view, key))
     body = _body_id(key)
-    return Commit(lambda change: annotations.put(change.view, [(body, None)]))
+    return Commit(lambda change: storage.put(change.view, [(body, None)]))
 
 
 Parsed = tuple[int, dict[str, Any]]
@@ -126,7 +126,7 @@ def _put(call: Call) -> Commit:
     _check_user(call)
     key, body = _key(call), call.body
     if key in _NAMED:
-        return Commit(lambda change: annotations.put_document(change.view, key, body))
+        return Commit(lambda change: storage.put_document(change.view, key, body))
     return Commit(_posting(call, [_posted(key, body)]))
 
 
@@ -147,7 +147,7 @@ def _put_many(call: Call) -> Commit:
     def apply(change: Change) -> None:
         store(change)
         for key, value in named:
-            annotations.put_document(change.view, key, value)
+            storage.put_document(change.view, key, value)
 
     return Commit(apply)
 
@@ -162,7 +162,7 @@ def _posting(call: Call, posted: list[Parsed]) -> Callable[[Change], None]:
 
     def apply(change: Change) -> None:
         view = change.view
-        schema = annotations.document(view, JSON_SCHEMA)
+        schema = storage.document(view, JSON_SCHEMA)
         posting = Posting(user, local_time(change.time_ns), conditional, replaced)
         new: dict[int, bytes | None] = {}
         records = []
@@ -172,12 +172,12 @@ def _posting(call: Call, posted: list[Parsed]) -> Callable[[Change], None]:
                 if checked is not document:
                     members = documents.members(checked)
             updates.check(members, body)
-            old = new[body] if body in new else annotations.get(view, body)
+            old = new[body] if body in new else storage.get(view, body)
             stored = None if old is None else documents.stored_members(old)
             made = documents.document_of(updates.updated(stored, members, posting))
             new[body] = made
             records.append({"Action": "postneuronjson", "Key": str(body), "Bytes": len(made)})
-        annotations.put(view, list(new.items()))
+        storage.put(view, list(new.items()))
         change.record_all(records)
 
     return apply
@@ -202,11 +202,18 @@ Pairs = Iterator[list[tuple[bytes, bytes]]]
 
 
 def _key_list(call: Call, first: int, last: int) -> Answer:
+    from fascicle.datatypes.neuronjson.tables import table_if_loaded
     from fascicle.kernels import decimal
 
-    found = [bodies for bodies, _ in annotations.batches(call.view, first, last)] if first <= last else []
-    text = decimal.joined(np.concatenate(found), b'""') if any(map(len, found)) else b""
-    return Answer(b"[" + _quoted(text) + b"]", _JSON)
+    table = table_if_loaded(call)
+    if first > last:
+        bodies = np.empty(0, np.uint64)
+    elif table is not None:
+        bodies = table.between(first, last)[1]
+    else:
+        found = [bodies for bodies, _ in storage.batches(call.view, first, last)]
+        bodies = np.concatenate([np.empty(0, np.uint64), *found])
+    return Answer(b"[" + _quoted(decimal.joined(bodies, b'"')) + b"]", _JSON)
 
 
 def _quoted(numbers: bytes) -> bytes:
@@ -232,7 +239,7 @@ def _ranged(call: Call, first: int, last: int) -> Pairs:
     if not selection.everything and last - first > _MANY:
         yield from _ranged_in_table(call, first, last, selection)
         return
-    for bodies, handles in annotations.batches(call.view, first, last):
+    for bodies, handles in storage.batches(call.view, first, last):
         load, part = call.view.load, selection.of
         yield [(b"%d" % body, part(load(handle))) for body, handle in zip(bodies.tolist(), handles, strict=True)]
 
@@ -246,12 +253,9 @@ def _ranged_in_table(call: Call, first: int, last: int, selection: Selection) ->
     from fascicle.datatypes.neuronjson.tables import table_at
 
     table = table_at(call)
-    places = table.places()
-    bodies = table.bodies[places]
-    start, stop = np.searchsorted(bodies, np.uint64(first)), np.searchsorted(bodies, np.uint64(last), "right")
-    places = places[start:stop]
+    places, bodies = table.between(first, last)
     for at, (out, ends) in zip(range(0, len(places), PART), table.documents(places, selection), strict=True):
-        names = [b"%d" % body for body in table.bodies[places[at : at + PART]].tolist()]
+        names = [b"%d" % body for body in bodies[at : at + PART].tolist()]
         found, begin = [], 0
         for name, end in zip(names, ends.tolist(), strict=True):
             found.append((name, bytes(out[begin:end])))
@@ -337,11 +341,11 @@ _KEYS_AT_ONCE = 256
 def _looked_up(view: VersionedView, keys: list[str], selection: Selection) -> Pairs:
     for at in range(0, len(keys), _KEYS_AT_ONCE):
         names = keys[at : at + _KEYS_AT_ONCE]
-        found = annotations.many(view, [0 if name in _NAMED else int(name) for name in names])
+        found = storage.many(view, [0 if name in _NAMED else int(name) for name in names])
         batch = []
         for name, document in zip(names, found, strict=True):
             if name in _NAMED:
-                batch.append((name.encode(), annotations.document(view, name) or b""))
+                batch.append((name.encode(), storage.document(view, name) or b""))
             else:
                 batch.append((name.encode(), b"" if document is None else selection.of(document)))
         yield batch
@@ -391,7 +395,7 @@ def _query(call: Call) -> Answer:
 
 def _listed(view: VersionedView, bodies: tuple[int, ...], selection: Selection) -> Iterator[bytes]:
     separator = b"["
-    for document in annotations.many(view, bodies):
+    for document in storage.many(view, bodies):
         if document is not None:
             yield separator + selection.of(document)
             separator = b","
@@ -421,7 +425,7 @@ def _field_times(call: Call) -> Answer:
 
 
 def _get_document(call: Call) -> Answer:
-    found = annotations.document(call.view, call.keyword)
+    found = storage.document(call.view, call.keyword)
     if found is None:
         return Answer(status=404)
     return Answer(found, _JSON)
@@ -429,12 +433,12 @@ def _get_document(call: Call) -> Answer:
 
 def _put_document(call: Call) -> Commit:
     name, body = call.keyword, call.body
-    return Commit(lambda change: annotations.put_document(change.view, name, body))
+    return Commit(lambda change: storage.put_document(change.view, name, body))
 
 
 def _delete_document(call: Call) -> Commit:
     name = call.keyword
-    return Commit(lambda change: annotations.delete_document(change.view, name))
+    return Commit(lambda change: storage.delete_document(change.view, name))
 
 
 _SHOW = (
@@ -471,7 +475,7 @@ class Neuronjson(Datatype):
     typename = "neuronjson"
     type_url = "github.com/janelia-flyem/dvid/datatype/neuronjson"
     summary = "One JSON object per body, with who set each field and when, and queries over all of them."
-    versioned_classes = (annotations.ANNOTATIONS, annotations.DOCUMENTS)
+    versioned_classes = (storage.ANNOTATIONS, storage.DOCUMENTS)
     routes = (
         Route(
             "key",

@@ -67,6 +67,14 @@ class Table:
             self._places = self.in_order(np.empty(0, np.int64) if there is None else np.flatnonzero(there))
         return self._places
 
+    def between(self, first: int, last: int) -> tuple[I64, U64]:
+        """(places, bodies) of the bodies from `first` to `last`, both included, that are there, ascending."""
+        places = self.places()
+        bodies = self.bodies[places]
+        start = np.searchsorted(bodies, np.uint64(first))
+        stop = np.searchsorted(bodies, np.uint64(last), "right")
+        return places[start:stop], bodies[start:stop]
+
     def in_order(self, places: I64) -> I64:
         """Places ascending by body."""
         bodies = self.bodies[places]

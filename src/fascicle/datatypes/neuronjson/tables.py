@@ -1,6 +1,6 @@
 """The tables that a process keeps: loaded when a version is first asked for everything, then kept up to date.
 
-What is new is found by the changes that the instance keeps in the store (`annotations.py`), so any process sees what
+What is new is found by the changes that the instance keeps in the store (`storage.py`), so any process sees what
 any other one has written, and a table of a new version is made from that of its nearest ancestor.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fascicle.datatypes.base import Call
-from fascicle.datatypes.neuronjson import annotations
+from fascicle.datatypes.neuronjson import storage
 from fascicle.datatypes.neuronjson.table import PART, Column, Table
 from fascicle.datatypes.neuronjson.texts import Texts
 from fascicle.kernels import json_members
@@ -68,7 +68,7 @@ class Tables:
     def at(self, call: Call) -> Table:
         view = call.view
         version = view.ancestry.version
-        sequence = annotations.last_change(view.txn, self.instance_id)
+        sequence = storage.last_change(view.txn, self.instance_id)
         found = self.by_version.get(version)
         if found is None or found.sequence < sequence:
             with self.loading:
@@ -85,10 +85,10 @@ class Tables:
             self.clear()
         base, passed = self._nearest(call, view)
         if base is not None:
-            changed = annotations.changes_since(view, base.sequence)
+            changed = storage.changes_since(view, base.sequence)
             if changed is not None:
                 for version in passed:
-                    changed.update(annotations.changed_in(view, version))
+                    changed.update(storage.changed_in(view, version))
                 return self._changed(view, base, changed, sequence)
         return self._loaded(view, sequence)
 
@@ -107,7 +107,7 @@ class Tables:
 
     def _loaded(self, view: VersionedView, sequence: int) -> Table:
         columns: dict[str, Column] = {}
-        for bodies, handles in annotations.batches(view):
+        for bodies, handles in storage.batches(view):
             places = self._places(bodies.tolist())
             for name, row in self._numbers(view.txn.load_many(handles)):
                 _enter(columns.setdefault(name, []), places, row, None)
@@ -120,7 +120,7 @@ class Tables:
         for at in range(0, len(bodies), PART):
             batch = bodies[at : at + PART]
             places = self._places(batch)
-            handles = view.handles(annotations.ANNOTATIONS, map(annotations.body_key, batch))
+            handles = view.handles(storage.ANNOTATIONS, map(storage.body_key, batch))
             rows = dict(self._numbers(view.txn.load_many([handle or b"" for handle in handles])))
             nothing = np.zeros(len(batch), np.int32)
             for name in columns.keys() | rows.keys():
@@ -242,3 +242,8 @@ def table_at(call: Call) -> Table:
     if len(tables.by_version) > known:
         _limit(call.store)
     return table
+
+
+def table_if_loaded(call: Call) -> Table | None:
+    """The same, unless that would mean to read all annotations."""
+    return table_at(call) if call.ancestry.version in tables_of(call).by_version else None
