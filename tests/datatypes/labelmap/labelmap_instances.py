@@ -10,12 +10,12 @@ import numpy as np
 
 from fascicle.datatypes import registry
 from fascicle.datatypes.base import Answer, Call, Change, Commit
-from fascicle.datatypes.labelmap import bodies, counters
+from fascicle.datatypes.labelmap import blocks, bodies, counters
 from fascicle.formats.block_code import block_codes
 from fascicle.mutations import blobs, records
 from fascicle.store.base import WriteTransaction
 from fascicle.store.memory import MemoryStore
-from fascicle.versions import graph
+from fascicle.versions import graph, keys
 from fascicle.versions.catalog import CatalogCache, CatalogEditor
 from fascicle.versions.model import Instance, Node
 from fascicle.versions.resolution import VersionedView
@@ -34,6 +34,7 @@ class InstanceChange(Change):
         self.ancestry = self.catalog.ancestry(node.id)
         self.user, self.app, self.time_ns = "ann", "test", time.time_ns()
         self.events: list[Any] = []
+        self.settings = labels.settings
 
     @property
     def catalog(self) -> Any:  # type: ignore[override]
@@ -65,14 +66,15 @@ class InstanceChange(Change):
 class Labels:
     """One instance, its versions by number, and requests to them."""
 
-    def __init__(self, **settings: str) -> None:
+    def __init__(self, server: dict[str, Any] | None = None, **settings: str) -> None:
         self.store = MemoryStore()
         self.cache = CatalogCache(self.store)
         self.datatype = registry.datatype("labelmap")
-        self.settings: dict[str, Any] = {"allow_labelmap_split": True}
+        self.settings: dict[str, Any] = {"allow_labelmap_split": True, **(server or {})}
         self.admin = False
         self.events: list[Any] = []
-        properties = self.datatype.create({name.lower(): value for name, value in settings.items()})
+        given = {name.lower(): value for name, value in settings.items()}
+        properties = self.datatype.create(self.datatype.completed(given, self.settings))
 
         def create(txn: WriteTransaction) -> tuple[int, int]:
             editor = CatalogEditor(txn, self.cache)
@@ -191,11 +193,11 @@ class Labels:
     def ingest(self, index: Index, version: int | None = None) -> None:
         """Enter voxel counts of supervoxels, as writing voxels would."""
         supervoxels = np.array([sv for sv, _ in index], np.uint64)
-        blocks = block_codes([block for _, block in index])
+        codes = block_codes([block for _, block in index])
         counts = np.array(list(index.values()), np.uint32)
 
         def change(inside: Change) -> None:
-            bodies.apply_counts(inside.view, supervoxels, blocks, counts)
+            bodies.apply_counts(inside.view, supervoxels, codes, counts)
             counters.raise_max_label(inside, int(supervoxels.max()))
 
         self.write(change, version)
@@ -212,3 +214,17 @@ class Labels:
 
     def view(self, txn: Any, version: int | None = None) -> VersionedView:
         return VersionedView(txn, self.instance_id, self.cache.at(txn).ancestry(version or self.root))
+
+    def instance(self) -> Instance:
+        with self.store.read() as txn:
+            return self.cache.at(txn).instance_by_id(self.instance_id)
+
+    def extended(self, version: int | None = None) -> dict[str, Any]:
+        with self.store.read() as txn:
+            return self.datatype.extended(self.instance(), self.view(txn, version))
+
+    def stored_blocks(self) -> int:
+        """Blocks that lie in the store, at all scales and versions."""
+        first = keys.prefix(self.instance_id, blocks.BLOCKS)
+        with self.store.read() as txn:
+            return sum(1 for _ in txn.scan_keys(first, keys.after(first)))

@@ -42,6 +42,7 @@ class RemoteLabels:
     def __init__(self, volume: RemoteVolume, base: int, block_xyz: Triple) -> None:
         self.block_xyz = block_xyz
         self.scales = scales_of(volume, base)
+        self._top = top_scale(self.scales)
         self.flight = volume.scale(base).flight
         sx, sy, sz = block_xyz
         self.background = label_block.split(label_block.opened(label_block.encode(np.zeros((sz, sy, sx), np.uint64))))
@@ -54,7 +55,7 @@ class RemoteLabels:
         if found is not None:
             return found.block_range(self.block_xyz)
         finer = self.scales.get(scale - 1)
-        if finer is None:
+        if finer is None or scale > self._top:
             return None
         (x0, y0, z0), (x1, y1, z1) = finer.block_range(self.block_xyz)
         return (x0 // 2, y0 // 2, z0 // 2), (x1 // 2, y1 // 2, z1 // 2)
@@ -180,7 +181,7 @@ class RemoteView(VersionedView):
     def extents(self) -> tuple[Triple, Triple] | None:
         """The least and the greatest voxel of the volume."""
         low, high = self._properties["MinPoint"], self._properties["MaxPoint"]
-        return None if low is None or high is None else (tuple(low), tuple(high))  # type: ignore[return-value]
+        return None if low is None or high is None else (tuple(low), tuple(high))
 
     def inline(self, handles: Sequence[bytes | None]) -> tuple[bytes | None, ...]:
         """Handles of which those that name blocks of the volume contain them: these anybody can load."""

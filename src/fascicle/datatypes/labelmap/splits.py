@@ -149,6 +149,8 @@ def _likely_labels(view: VersionedView, more_than: int = 0) -> Iterator[int]:
     label = known.next_label or max(known.max_repo_label, more_than)
     while True:
         label += 1
+        if label > counters.LAST_LABEL:
+            raise BadRequest(f"no new labels are left: {known.last_taken} is in use, {counters.LAST_LABEL} is the last")
         if not in_use(view, label):
             yield label
 
