@@ -1,4 +1,4 @@
-"""A web server of files that can be told to misbehave; with names as /bucket/key it also speaks enough S3 (and Google)."""
+"""A web server of files that can be told to misbehave. With names as /bucket/key it speaks enough S3, and Google's."""
 
 from __future__ import annotations
 
@@ -39,6 +39,8 @@ class ObjectServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+            wbufsize = 1 << 16
 
             def do_GET(self) -> None:
                 outer.answer(self)
@@ -48,8 +50,13 @@ class ObjectServer:
 
             def log_message(self, *_: object) -> None: ...
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, *_: object) -> None:
+                """Clients that go away are part of the tests."""
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         self._server.block_on_close = False
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()
@@ -136,6 +143,6 @@ def _send(
     request.end_headers()
     if request.command != "HEAD":
         request.wfile.write(data[: len(data) // 2] if cut else data)
+    request.wfile.flush()
     if cut:
-        request.wfile.flush()
         request.close_connection = True

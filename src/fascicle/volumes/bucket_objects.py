@@ -19,7 +19,7 @@ from obstore import exceptions
 from obstore.store import GCSStore, S3Store
 
 from fascicle.volumes.base import VolumeError
-from fascicle.volumes.objects import Access, ObjectFolder, Piece, Span, gunzipped
+from fascicle.volumes.objects import Access, Forbidden, ObjectFolder, Piece, Span, gunzipped
 from fascicle.volumes.persistence import Passing, RefusalJudge, Refused, persistently
 
 CONNECT_TIMEOUT_S = 10.0
@@ -64,7 +64,7 @@ class BucketFolder(ObjectFolder):
         except Refused as refusal:
             if self._judge.is_absent(self._can_read):
                 return None
-            raise VolumeError(f"{self.path(name)} cannot be read: {refusal}") from None
+            raise Forbidden(f"{self.path(name)} cannot be read: {refusal}") from None
         if piece is not None:
             self._judge.saw(name)
         return piece
@@ -84,7 +84,7 @@ class BucketFolder(ObjectFolder):
         except Refused as refusal:
             if self._judge.is_absent(self._can_read):
                 return False
-            raise VolumeError(f"{self.path(name)} cannot be read: {refusal}") from None
+            raise Forbidden(f"{self.path(name)} cannot be read: {refusal}") from None
 
     def names(self, prefix: str = "") -> Iterator[str]:
         # stores list by whole parts of a path, so what is asked for is the folder of the prefix

@@ -56,6 +56,10 @@ class Piece:
     stamp: str
 
 
+class Forbidden(VolumeError):
+    """The server lets nobody read an object, or not us, and nothing else was read from it that would tell more."""
+
+
 class Changed(VolumeError):
     """An object is another one than the one whose index was read."""
 

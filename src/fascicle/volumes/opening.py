@@ -7,11 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fascicle.volumes.array_files import CrackleVolume, Hdf5Volume, NpyVolume, TiffVolume
+from fascicle.volumes.array_folders import open_arrays
 from fascicle.volumes.base import Pyramid, VolumeError, VolumeSource
 from fascicle.volumes.chunk_cache import ChunkCache
 from fascicle.volumes.image_stack import SUFFIXES, ImageStack
-from fascicle.volumes.objects import Access, is_remote
-from fascicle.volumes.precomputed import open_precomputed, plain_address
+from fascicle.volumes.objects import Access, Forbidden, is_remote
+from fascicle.volumes.precomputed import NoInfo, open_precomputed, plain_address
+
+_ARRAY_WORDS = ("zarr", "zarr2", "zarr3", "n5")
+_SIGNS = ("info", "info.gz", "zarr.json", ".zattrs", ".zarray", ".zgroup", "attributes.json", "s0/attributes.json")
+"""Files that tell a folder which is a volume."""
 
 
 def open_volume(
@@ -22,9 +27,10 @@ def open_volume(
     * image files: several names, a pattern (`stack/*.png`), or a folder of images;
     * `volume.h5` or `volume.h5.gz`; `dataset` names the 3-D dataset if there are several;
     * `volume.npy`, `volume.npy.ckl.gz` (crackle), a TIFF with several pages;
-    * a precomputed volume: a folder with an `info`, or the address of one: `file://`, `http(s)://`, `gs://`, `s3://`,
-      `vast://`, with or without `precomputed://` before it; `scale` is the index of its scale, and `channel` is needed
-      if it has several.
+    * a precomputed volume, zarr 2 or 3, OME-Zarr or N5: a folder, or the address of one: `file://`, `http(s)://`,
+      `gs://`, `s3://`, `vast://`, with or without `precomputed://`, `zarr://` or `n5://` before it; `scale` is the
+      index of its scale; `channel` is needed if it has several; `dataset` is the path of an array or group in zarr and
+      N5.
 
     Example: `with open_volume("stack/*.png") as volume: volume.read((0, 0, 0), (10, 100, 100))`
     """
@@ -32,7 +38,7 @@ def open_volume(
     if len(names) > 1:
         return ImageStack([_existing(name) for name in names])
     name = names[0] if names else ""
-    pyramid = _open_scales(name, None, None, channel)
+    pyramid = _open_scales(name, dataset, None, None, channel)
     if pyramid is not None:
         return _one_of(pyramid, scale)
     if not Path(name).exists() and glob.has_magic(name):
@@ -61,7 +67,7 @@ def open_pyramid(
 
     Example: `with open_pyramid("https://example.org/gray") as gray: gray.scales[-1].read((0, 0, 0), (10, 100, 100))`
     """
-    pyramid = _open_scales(address, cache, access, channel)
+    pyramid = _open_scales(address, dataset, cache, access, channel)
     if pyramid is not None:
         return pyramid
     source = open_volume(address, dataset)
@@ -69,15 +75,43 @@ def open_pyramid(
 
 
 def _open_scales(
-    name: str, cache: ChunkCache | None, access: Access | None, channel: int | None
+    name: str, dataset: str | None, cache: ChunkCache | None, access: Access | None, channel: int | None
 ) -> Pyramid | None:
     """A volume of a kind that may have several scales; None if the name is not of such a kind."""
-    address = plain_address(name)
+    address, kind = _kind_named(name)
+    is_address = kind != "" or is_remote(address) or address.startswith("file://")
     folder = Path(address.removeprefix("file://"))
-    has_info = (folder / "info").is_file() or (folder / "info.gz").is_file()
-    if address != name or is_remote(address) or address.startswith("file://") or has_info:
-        return open_precomputed(address, cache, access, channel)
-    return None
+    is_container = dataset is not None and folder.is_dir()
+    if not is_address and not is_container and not any((folder / found).is_file() for found in _SIGNS):
+        return None
+    refusal: VolumeError | None = None
+    if kind != "arrays" and (kind or dataset is None):
+        try:
+            return open_precomputed(address, cache, access, channel)
+        except (NoInfo, Forbidden) as error:
+            if kind:
+                raise
+            refusal = error if isinstance(error, Forbidden) else None
+    pyramid = open_arrays(address, dataset, access, channel)
+    if pyramid is None:
+        if refusal is not None:
+            raise refusal
+        what = "neither zarr nor N5" if kind else "neither a precomputed volume (no file named info), nor zarr, nor N5"
+        raise VolumeError(f"{'/'.join(filter(None, (address, dataset)))} is {what}")
+    return pyramid
+
+
+def _kind_named(name: str) -> tuple[str, str]:
+    """An address without the words that say what is there, and what they say."""
+    plain = plain_address(name)
+    if plain != name:
+        return plain, "precomputed"
+    for word in _ARRAY_WORDS:
+        if name.startswith(f"{word}://"):
+            return name.removeprefix(f"{word}://"), "arrays"
+        if name.endswith(f"|{word}:"):
+            return name.removesuffix(f"|{word}:"), "arrays"
+    return name, ""
 
 
 def _one_of(pyramid: Pyramid, scale: int) -> VolumeSource:
@@ -100,7 +134,7 @@ def _kind(source: VolumeSource) -> str:
 def _open_folder(path: Path) -> VolumeSource:
     images = [found for found in path.iterdir() if found.suffix.lower() in SUFFIXES]
     if not images:
-        raise VolumeError(f"the folder {path} has neither images nor a precomputed volume")
+        raise VolumeError(f"the folder {path} has neither images, nor a precomputed volume, zarr or N5")
     return ImageStack(images, str(path))
 
 

@@ -33,6 +33,10 @@ CELLS_PER_TASK = 8
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
+class NoInfo(VolumeError):
+    """There is no precomputed volume at an address."""
+
+
 class PrecomputedVolume(VolumeSource):
     """One scale of a precomputed volume, and one of its channels."""
 
@@ -178,7 +182,7 @@ def read_info(
         folder = open_folder(seen[-1], access, cache)
         data = folder.get("info")
         if data is None:
-            raise VolumeError(f"{seen[-1]} has no precomputed volume: there is no file named info")
+            raise NoInfo(f"{seen[-1]} has no precomputed volume: there is no file named info")
         if data[:2] == _GZIP_MAGIC:
             data = gunzipped(data)
         target = _redirect(data)

@@ -13,7 +13,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, IncompleteRead, LocationValueError, ProtocolError
 
 from fascicle.volumes.base import VolumeError
-from fascicle.volumes.objects import Access, ObjectFolder, Piece, Span, gunzipped, unzstd
+from fascicle.volumes.objects import Access, Forbidden, ObjectFolder, Piece, Span, gunzipped, unzstd
 from fascicle.volumes.persistence import Passing, RefusalJudge, Refused, persistently
 
 CONNECTIONS = 32
@@ -54,7 +54,7 @@ class WebFolder(ObjectFolder):
         except Refused as refusal:
             if self._judge.is_absent(self._can_read):
                 return None
-            raise VolumeError(f"{self.path(name)} cannot be read: {refusal}") from None
+            raise Forbidden(f"{self.path(name)} cannot be read: {refusal}") from None
         if piece is not None:
             self._judge.saw(name)
         return piece
@@ -71,7 +71,7 @@ class WebFolder(ObjectFolder):
         except Refused as refusal:
             if self._judge.is_absent(self._can_read):
                 return False
-            raise VolumeError(f"{self.path(name)} cannot be read: {refusal}") from None
+            raise Forbidden(f"{self.path(name)} cannot be read: {refusal}") from None
         return self.fetch(name) is not None if found is None else found
 
     def names(self, prefix: str = "") -> Iterator[str]:
