@@ -22,6 +22,8 @@ _FIRST_BATCH = 64
 _LARGEST_BATCH = 1024
 _INLINE_SKIP = 1 + ENVELOPE_BYTES
 _TOMBSTONE_HANDLE = bytes((INLINE,)) + TOMBSTONE
+is_tombstone = _TOMBSTONE_HANDLE.__eq__
+"""Whether a handle says that a key was deleted."""
 
 
 class Ancestry(ABC):
@@ -178,6 +180,13 @@ class VersionedView:
         """Lists of the handles that `scan_batches` gives, for who has no need of the keys."""
         for batch in self._batches(key_class, start, stop):
             yield [handle for _, handle in batch if handle != _TOMBSTONE_HANDLE]
+
+    def scan_entries(
+        self, key_class: int, start: bytes = b"", stop: bytes | None = None
+    ) -> Iterator[Sequence[tuple[bytes, bytes]]]:
+        """Lists of (whole key, handle) of what is seen, tombstones (`is_tombstone`) included: cheapest of all."""
+        for batch in self._batches(key_class, start, stop):
+            yield batch if isinstance(batch, list) else list(batch)
 
     def _batches(self, key_class: int, start: bytes, stop: bytes | None) -> Iterator[Iterable[tuple[bytes, bytes]]]:
         """(key, handle) of what is seen, tombstones included; few keys first, so that who stops early paid little."""

@@ -75,6 +75,11 @@ position_key = block_key
 """Positions are written as blocks are."""
 
 
+def z_key(z: int) -> bytes:
+    """What follows the block in the keys of elements at z."""
+    return (z + _BIAS).to_bytes(4, "big")
+
+
 def element_key(position: Sequence[int], size: Triple) -> bytes:
     """The key of the element at x, y, z, in the block in which it lies."""
     x, y, z = position
@@ -124,6 +129,14 @@ def positions_of(type_keys: Iterable[bytes]) -> I64:
     """Positions i64[n, 3] (x, y, z), with which the keys of classes 1, 2 and 3 end."""
     data = b"".join([key[-POSITION_BYTES:] for key in type_keys])
     return np.frombuffer(data, ">u4").reshape(-1, 3)[:, ::-1].astype(np.int64) - _BIAS
+
+
+def positions_of_entries(whole_keys: list[bytes]) -> I64:
+    """Positions i64[n, 3] (x, y, z) of whole keys of class 1, prefix and version included."""
+    matrix = np.frombuffer(b"".join(whole_keys), np.uint8).reshape(len(whole_keys), -1)
+    end = matrix.shape[1] - keys.VERSION_BYTES
+    coordinates = np.ascontiguousarray(matrix[:, end - POSITION_BYTES : end]).view(">u4")
+    return coordinates[:, ::-1].astype(np.int64) - _BIAS
 
 
 def blocks_of_keys(type_keys: Iterable[bytes]) -> I64:

@@ -6,8 +6,9 @@ block by position (z, y, x); of a body by supervoxel, then position; of a tag by
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import msgspec
 import numpy as np
@@ -30,12 +31,14 @@ from fascicle.datatypes.annotation.layout import (
     full_texts,
     nr_texts,
     positions_of,
+    positions_of_entries,
     tag_prefix,
     value_of,
+    z_key,
 )
 from fascicle.datatypes.annotation.segmentation import Segmentation
 from fascicle.versions import keys
-from fascicle.versions.resolution import VersionedView
+from fascicle.versions.resolution import VersionedView, is_tombstone
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 Row = tuple[bytes, bytes]
@@ -74,49 +77,97 @@ class Box:
 
 def rows_in_blocks(view: VersionedView, box: Box, key_class: int = ELEMENTS) -> Iterator[Rows]:
     """(key, handle) of the rows in a box of blocks, in key order, in lists. Space without rows costs nothing."""
+    (x0, _, _), (x1, _, _) = box.low, box.high
+    gathered: Rows = []
+    for y, z in _rows_of_blocks(view, box, key_class):
+        for batch in view.scan_batches(key_class, block_key(x0, y, z), keys.after(block_key(x1, y, z))):
+            gathered += batch
+            if len(gathered) >= _GATHERED:
+                yield gathered
+                gathered = []
+    if gathered:
+        yield gathered
+
+
+def _rows_of_blocks(view: VersionedView, box: Box, key_class: int) -> Iterator[tuple[int, int]]:
+    """(y, z) of the rows of blocks along x in which a box of blocks has something, ascending by z, then y."""
     if box.is_empty:
         return
     (x0, y0, z0), (x1, y1, z1) = box.low, box.high
     prefix = keys.prefix(view.instance_id, key_class)
     stop = prefix + keys.after(block_key(x1, y1, z1))
-    z, y, gathered = z0, y0, []
+    z, y = z0, y0
     while z <= z1:
-        first = block_key(x0, y, z)
-        found = next(view.txn.scan_keys(prefix + first, stop), None)
+        found = next(view.txn.scan_keys(prefix + block_key(x0, y, z), stop), None)
         if found is None:
-            break
+            return
         kx, ky, kz = block_of_key(found[keys.PREFIX_BYTES : keys.PREFIX_BYTES + BLOCK_BYTES])
         if (kz, ky) != (z, y):  # nothing in this row of blocks: go on where there is something
-            if ky < y0:
-                z, y = kz, y0
+            z, y = (kz, y0) if ky < y0 else (kz + 1, y0) if ky > y1 else (kz, ky)
+            if ky < y0 or ky > y1 or kx < x0:
                 continue
-            if ky > y1:
-                z, y = kz + 1, y0
-                continue
-            z, y = kz, ky
-            first = block_key(x0, y, z)
         if kx <= x1:
-            for batch in view.scan_batches(key_class, first, keys.after(block_key(x1, y, z))):
-                gathered += batch
-                if len(gathered) >= _GATHERED:
-                    yield gathered
-                    gathered = []
+            yield y, z
         y += 1
         if y > y1:
             z, y = z + 1, y0
+
+
+def _entries_in_box(view: VersionedView, box: Box, size: Triple) -> Iterator[Sequence[Row]]:
+    """Entries (whole key, handle) among which all elements of a box of voxels are, few others, and tombstones.
+
+    Inside of a block elements are in the order of z, so where a box covers a part of a block's z only, that is read.
+    """
+    blocks = box.blocks(size)
+    (x0, _, _), (x1, _, _) = blocks.low, blocks.high
+    prefix = keys.prefix(view.instance_id, ELEMENTS)
+    for y, z in _rows_of_blocks(view, blocks, ELEMENTS):
+        low, high = max(box.low[2], z * size[2]), min(box.high[2], (z + 1) * size[2] - 1)
+        if high - low + 1 == size[2]:
+            yield from view.scan_entries(ELEMENTS, block_key(x0, y, z), keys.after(block_key(x1, y, z)))
+            continue
+        x, stop = x0, prefix + keys.after(block_key(x1, y, z))
+        while x <= x1:
+            start = block_key(x, y, z) + z_key(low)
+            found = next(view.txn.scan_keys(prefix + start, stop), None)
+            if found is None:
+                break
+            kx = block_of_key(found[keys.PREFIX_BYTES : keys.PREFIX_BYTES + BLOCK_BYTES])[0]
+            if kx != x:
+                x = kx
+                continue
+            yield from view.scan_entries(ELEMENTS, start, keys.after(block_key(x, y, z) + z_key(high)))
+            x += 1
+
+
+def _gathered(parts: Iterator[Sequence[Row]]) -> Iterator[list[Row]]:
+    """The same in longer lists."""
+    gathered: list[Row] = []
+    for part in parts:
+        gathered += part
+        if len(gathered) >= _GATHERED:
+            yield gathered
+            gathered = []
     if gathered:
         yield gathered
 
 
+def handles_in_box(view: VersionedView, box: Box, size: Triple) -> Iterator[list[bytes]]:
+    """Handles of the elements at positions in a box of voxels."""
+    low, high = np.array(box.low), np.array(box.high)
+    for entries in _gathered(_entries_in_box(view, box, size)):
+        xyz = positions_of_entries([key for key, _ in entries])
+        inside = np.asarray(((xyz >= low) & (xyz <= high)).all(axis=1)).tolist()
+        yield [handle for _, handle in compress(entries, inside) if not is_tombstone(handle)]
+
+
 def rows_in_box(view: VersionedView, box: Box, size: Triple) -> Iterator[Rows]:
     """(key, handle) of the elements at positions in a box of voxels."""
+    low, high = np.array(box.low), np.array(box.high)
     for rows in rows_in_blocks(view, box.blocks(size)):
         xyz = positions_of([key for key, _ in rows])
-        inside = ((xyz >= np.array(box.low)) & (xyz <= np.array(box.high))).all(axis=1)
-        if inside.all():
-            yield rows
-        elif inside.any():
-            yield [row for row, kept in zip(rows, inside.tolist(), strict=True) if kept]  # type: ignore[arg-type]
+        inside = np.asarray(((xyz >= low) & (xyz <= high)).all(axis=1)).tolist()
+        yield list(compress(rows, inside))
 
 
 # -- forms
@@ -133,7 +184,7 @@ def as_list(texts: Iterable[list[bytes]], nothing: bytes) -> Iterator[bytes]:
 
 
 def in_box(view: VersionedView, box: Box, size: Triple) -> Iterator[bytes]:
-    return as_list((full_texts(view, [h for _, h in rows]) for rows in rows_in_box(view, box, size)), b"null")
+    return as_list((full_texts(view, handles) for handles in handles_in_box(view, box, size)), b"null")
 
 
 def in_spans(view: VersionedView, spans: Iterable[Box]) -> Iterator[bytes]:
