@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from remote_volumes import bucket, smooth_volume, write_precomputed
 from serving import Client, RunningServer, new_repo
 

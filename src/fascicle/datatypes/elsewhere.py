@@ -17,6 +17,7 @@ import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -28,6 +29,8 @@ from fascicle.datatypes.single_flight import NOTHING, SingleFlight
 from fascicle.datatypes.voxel_requests import Triple
 from fascicle.errors import BadRequest
 from fascicle.volumes import Pyramid, VolumeError, VolumeSource, open_pyramid
+from fascicle.volumes.chunk_cache import ChunkCache
+from fascicle.volumes.objects import Access
 
 Voxels = NDArray[Any]
 
@@ -37,6 +40,8 @@ MEMORY_BYTES = 128 << 20
 """Blocks and chunks that are kept in memory, by each process."""
 FETCHING_THREADS = 16
 """Chunks of one volume that are fetched at a time."""
+ACCESS = Access(timeout_s=12.0, attempts=3)
+"""Somebody waits for the answer: what batch work would try for minutes is given up sooner."""
 PATIENCE_S = 30.0
 RETRY_S = 5.0
 """A volume that could not be opened is not tried again for so long."""
@@ -185,13 +190,18 @@ class Elsewhere:
     def __init__(
         self,
         stores: Mapping[str, GridStore] | None = None,
-        open_: Callable[[str], Pyramid] = open_pyramid,
+        cache_folder: Path | None = None,
+        cache_bytes: int = 0,
+        open_: Callable[..., Pyramid] = open_pyramid,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         self.stores = dict(stores or {})
         from fascicle.datatypes.image.block_cache import BlockCache  # its package imports this module
 
         self.memory = BlockCache(memory_bytes)
+        self.cache_bytes = cache_bytes if cache_folder is not None else 0
+        self._cache_folder = cache_folder
+        self._cache: ChunkCache | None = None
         self._open = open_
         self._places: dict[str, _Place] = {}
         self._lock = Lock()
@@ -245,6 +255,31 @@ class Elsewhere:
             if place.volume is not None:
                 place.volume.pyramid.close()
 
+    def descriptions(self) -> list[str]:
+        """The stores of the settings, as servers tell of their storage."""
+        return [f"ngprecomputed @ {store.address}" for store in self.stores.values()]
+
+    def figures(self) -> dict[str, tuple[str, str, float]]:
+        """Name -> kind, meaning and value of what is counted in this process, for metrics."""
+        with self._lock:
+            flights = [place.flight for place in self._places.values()]
+            opened = sum(place.volume is not None for place in self._places.values())
+        return {
+            "volumes_open": ("gauge", "Volumes elsewhere that are open.", opened),
+            "volume_memory_bytes": ("gauge", "Their blocks and chunks in memory.", self.memory.used_bytes),
+            "volume_cache_limit_bytes": ("gauge", "What their chunks may take on disk.", self.cache_bytes),
+            "volume_blocks_total": ("counter", "Blocks and chunks made.", sum(flight.made for flight in flights)),
+            "volume_errors_total": ("counter", "Those that failed.", sum(flight.failed for flight in flights)),
+            "volume_seconds_total": ("counter", "Time that making took.", sum(flight.seconds for flight in flights)),
+        }
+
+    def _disk(self) -> ChunkCache | None:
+        """The cache on disk, whose folder is made when the first volume is opened."""
+        with self._lock:
+            if self._cache is None and self.cache_bytes and self._cache_folder is not None:
+                self._cache = ChunkCache(self._cache_folder, self.cache_bytes)
+            return self._cache
+
     def _place(self, address: str) -> _Place:
         with self._lock:
             place = self._places.get(address)
@@ -258,7 +293,8 @@ class Elsewhere:
         """Opening may hang as anything may that is read from a network: a thread does it, we wait for so long."""
 
         def opened(_: Any) -> tuple[Any, int]:
-            return RemoteVolume(address, self._open(address), place.flight), 1 << 62  # too large to be cached
+            pyramid = self._open(address, cache=self._disk(), access=ACCESS)
+            return RemoteVolume(address, pyramid, place.flight), 1 << 62  # too large to be cached
 
         try:
             (place.volume,) = place.flight.many([("open", address)], opened)

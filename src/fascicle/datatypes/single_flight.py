@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -30,6 +31,8 @@ class SingleFlight:
     def __init__(self, name: str, threads: int, cache: BlockCache, patience_s: float) -> None:
         self.name = name
         self.patience_s = patience_s
+        self.made = self.failed = 0
+        self.seconds = 0.0
         self._cache = cache
         self._pool = ThreadPoolExecutor(threads, "elsewhere")
         self._flying: dict[Hashable, Future[Any]] = {}
@@ -88,9 +91,13 @@ class SingleFlight:
         try:
             found = self._cache.get(key)  # it may have landed between the look and the start
             if found is None:
+                began = time.monotonic()
                 found, size_bytes = make(key)
+                self.made += 1
+                self.seconds += time.monotonic() - began
                 self._cache.put(key, found, size_bytes + _ENTRY_BYTES)
         except BaseException as error:
+            self.failed += 1
             self._land(key)
             future.set_exception(error)
         else:

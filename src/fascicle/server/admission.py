@@ -20,6 +20,8 @@ from fascicle.server.requests import Request
 HEAVY_NICENESS = 10
 UPLOAD_THREADS = 32
 COLD_THREADS = 8
+ELSEWHERE_THREADS = 32
+"""These wait for volumes that live elsewhere, most of the time, and must not keep others from their cores."""
 SLOW_READ_S = 0.002
 COLD_S = 0.5
 """How long small reads run in threads after one had to wait for the disk."""
@@ -42,12 +44,14 @@ class Pools:
         self.heavy = ThreadPoolExecutor(self.size, "heavy", initializer=yield_to_others)
         self.uploads = ThreadPoolExecutor(UPLOAD_THREADS, "upload", initializer=yield_to_others)
         self.cold = ThreadPoolExecutor(COLD_THREADS, "cold")
+        self.elsewhere = ThreadPoolExecutor(ELSEWHERE_THREADS, "elsewhere", initializer=yield_to_others)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
 
     def close(self) -> None:
         self.heavy.shutdown(wait=False, cancel_futures=True)
         self.uploads.shutdown(wait=False, cancel_futures=True)
         self.cold.shutdown(wait=False, cancel_futures=True)
+        self.elsewhere.shutdown(wait=False, cancel_futures=True)
 
 
 class ColdPages:

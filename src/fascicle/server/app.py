@@ -12,15 +12,17 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from fascicle.config import Settings
 from fascicle.datatypes.base import Answer, Call, Commit, Reply, Route, Work
 from fascicle.datatypes.change import MIN_MUTATION_ID, StoreChange
-from fascicle.datatypes.elsewhere import SETTING, Elsewhere
+from fascicle.datatypes.elsewhere import SETTING, Elsewhere, is_elsewhere
 from fascicle.errors import BadRequest, FascicleError, Unavailable
 from fascicle.server import answers, catalog_dispatch, instance_creation, instance_routes, server_routes
 from fascicle.server.access_log import AccessLog
@@ -89,7 +91,9 @@ class Application:
         self.headers = answers.CommonHeaders(settings.server.corsDomains, settings.server.allowTiming)
         host, port = settings.address()
         self.host = settings.server.host or f"{host}:{port}"
-        self.elsewhere = Elsewhere(settings.grid_stores)
+        kept = settings.volume_cache
+        folder = Path(kept.path) if kept.path else store.path and store.path / "chunks"
+        self.elsewhere = Elsewhere(settings.grid_stores, folder, kept.size << 20)
         self.datatype_settings: dict[str, Any] = {
             "allow_labelmap_split": settings.server.allowLabelmapSplit,
             "admin_configured": bool(settings.admin_token),
@@ -258,7 +262,7 @@ class Application:
             with self.store.read() as txn:
                 number = txn.number
             statistics = await self._in_pool(self.store.statistics)
-            text = self.metrics.text(statistics, number)
+            text = self.metrics.text(statistics, number, self.elsewhere.figures())
             await sending.answer(Answer(text.encode(), "text/plain; version=0.0.4; charset=utf-8"))
             return
         answer = await self._in_pool(answers.page, request.path) if request.reads else None
@@ -331,15 +335,20 @@ class Application:
 
     async def _instance_request(self, request: Request, receive: Receive, sending: answers.Sending) -> None:
         with self.store.read() as txn:
-            route = self.plan(request, txn).route
+            plan = self.plan(request, txn)
+        route = plan.route
+        pool = self.pools.elsewhere if is_elsewhere(plan.instance.properties) else self.pools.heavy
         slot = self.throttle.slot(request) if route.throttled else None
         with slot or nullcontext():
-            await self._answer_instance(request, route, receive, sending)
+            await self._answer_instance(request, route, pool, receive, sending)
 
     async def _answer_instance(
-        self, request: Request, route: Route, receive: Receive, sending: answers.Sending
+        self, request: Request, route: Route, pool: Executor, receive: Receive, sending: answers.Sending
     ) -> None:
-        """Read the body, or let a thread read it; run the handler; send its answer or make its change."""
+        """Read the body, or let a thread read it; run the handler; send its answer or make its change.
+
+        `pool` has the threads for what takes time.
+        """
         loop = asyncio.get_running_loop()
         if route.streams_body and request.has_body:
             bridge = BodyBridge(self.limits, receive)
@@ -356,13 +365,13 @@ class Application:
                 plan, reply, reading = self._run(request, body, None)
             else:
                 work = partial(self._run, request, body, None)
-                pool = self.pools.cold if route.work is Work.SMALL else self.pools.heavy
-                plan, reply, reading = await loop.run_in_executor(pool, work)
+                chosen = self.pools.cold if route.work is Work.SMALL else pool
+                plan, reply, reading = await loop.run_in_executor(chosen, work)
         if isinstance(reply, Commit):
             result = await self.submit(self._change(request, plan, reply))
             await sending.answer(reply.answer(result))
         elif reading is not None:
-            await self._stream(reply, reading, sending)
+            await self._stream(reply, reading, pool, sending)
         else:
             await sending.answer(reply)
 
@@ -384,11 +393,12 @@ class Application:
             if reading is not None:
                 reading.__exit__(None, None, None)
 
-    async def _stream(self, answer: Answer, reading: Reading, sending: answers.Sending) -> None:
+    async def _stream(self, answer: Answer, reading: Reading, pool: Executor, sending: answers.Sending) -> None:
         """Send an answer piece by piece; a thread makes the next ones while nothing waits to be sent."""
+        run = partial(asyncio.get_running_loop().run_in_executor, pool)
         try:
             pieces = iter(answer.body)
-            first, more = await self._in_pool(_gathered, pieces, FIRST_BYTES)
+            first, more = await run(_gathered, pieces, FIRST_BYTES)
             if not more:
                 answer.body = first
                 await sending.answer(answer)
@@ -396,11 +406,11 @@ class Application:
             await sending.start(answer)
             await sending.piece(first)
             while more and not sending.headless:
-                piece, more = await self._in_pool(_gathered, pieces, STREAM_BYTES)
+                piece, more = await run(_gathered, pieces, STREAM_BYTES)
                 await sending.piece(piece)
             await sending.end()
         finally:
-            await self._in_pool(_close, answer.body, reading)
+            await run(_close, answer.body, reading)
 
     def _in_pool(self, work: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
         return asyncio.get_running_loop().run_in_executor(self.pools.heavy, work, *args)

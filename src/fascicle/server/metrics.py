@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Mapping
 
 from fascicle.store.base import StoreStatistics
 
@@ -62,8 +63,10 @@ class Metrics:
         before = self._seconds[0][1]
         return {name: value - before[name] for name, value in totals.items()}
 
-    def text(self, store: StoreStatistics | None, transaction: int) -> str:
-        """All figures in Prometheus' text format."""
+    def text(
+        self, store: StoreStatistics | None, transaction: int, volumes: Mapping[str, tuple[str, str, float]] | None = None
+    ) -> str:
+        """All figures in Prometheus' text format. `volumes`: name -> kind, meaning and value."""
         lines = [
             "# HELP fascicle_requests_total Answered requests.",
             "# TYPE fascicle_requests_total counter",
@@ -112,6 +115,8 @@ class Metrics:
                 f"# TYPE fascicle_{name} gauge",
                 f"fascicle_{name} {value:g}",
             ]
+        for name, (kind, meaning, value) in (volumes or {}).items():
+            lines += [f"# HELP fascicle_{name} {meaning}", f"# TYPE fascicle_{name} {kind}", f"fascicle_{name} {value:g}"]
         return "\n".join(lines) + "\n"
 
 

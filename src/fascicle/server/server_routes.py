@@ -132,7 +132,7 @@ def _info(app: Application, request: Request, body: bytes) -> Answer:
         "Maximum Cores": str(os.cpu_count() or 1),
         "Datastore Version": DATASTORE_VERSION,
         "DVID Version": f"{API_LEVEL}-fascicle-{__version__}",
-        "Storage backend": app.store.description,
+        "Storage backend": "; ".join([app.store.description, *app.elsewhere.descriptions()]),
         "Server time": times.record_text(time.time_ns()),
         "Server uptime": _duration(time.time() - app.metrics.started),
         "RPC Address": "",

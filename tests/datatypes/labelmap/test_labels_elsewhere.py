@@ -1,4 +1,4 @@
-"""A labelmap that shows a segmentation elsewhere answers every read, and every edit, as one that stores the same does."""
+"""A labelmap that shows a segmentation elsewhere answers every read and edit as one that stores the same does."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from isal import igzip
 from labelmap_instances import Labels
-from remote_volumes import bucket, label_volume, write_precomputed
 
 from fascicle.datatypes.elsewhere import SETTING, Elsewhere
 from fascicle.errors import BadRequest, FascicleError, Unavailable
 from fascicle.formats import label_block, sparse_volume
+from remote_volumes import bucket, label_volume, write_precomputed
 
 SHAPE = (70, 100, 130)
 Triple = tuple[int, int, int]
@@ -295,7 +295,7 @@ def test_a_chunk_is_fetched_once(elsewhere: Elsewhere, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"Source": "file:///nowhere"}, "no precomputed volume"),
+        ({"Source": "file:///nowhere"}, "neither a precomputed volume"),
         ({"GridStore": "em"}, 'alias "em"'),
         ({"Source": "FLOATS"}, "cannot be labels"),
         ({"Source": "LABELS", "ScaleLevel": "3"}, "no scale 3"),
