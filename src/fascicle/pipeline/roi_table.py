@@ -46,9 +46,13 @@ class Regions:
         self._database.close()
         self._folder.cleanup()
 
+    def declare(self, name: str) -> int:
+        """A region, which may be empty; gives its number."""
+        return self.names.setdefault(name, len(self.names))
+
     def add(self, name: str, run: Sequence[int]) -> None:
         """A run `[z, y, x0, x1]` of a region."""
-        self._waiting.append((self.names.setdefault(name, len(self.names)), *run))
+        self._waiting.append((self.declare(name), *run))
         self.rows += 1
         if len(self._waiting) >= _BATCH:
             self._flush()
@@ -72,6 +76,9 @@ def stage_regions(path: Path, only: str, regions: Regions, meter: Meter = no_met
     """Read a table; `only` names the region where the table does not. Raises TableError with file and line."""
     if kind_of(path) == "json":
         for name, run in _json_runs(path, only):
+            if run is None:
+                regions.declare(name)
+                continue
             try:
                 regions.add(name, _checked(dict(zip(_RUN, run, strict=True))))
             except (RowError, ValueError) as error:
@@ -99,7 +106,10 @@ def _checked(row: dict[str, Any]) -> list[int]:
 
 
 def _json_runs(path: Path, only: str) -> Iterator[tuple[str, Any]]:
-    """(name, run). The document is read as a whole: it is as large as the requests that it becomes."""
+    """(name, run), after (name, None) once for each region, which may have no runs.
+
+    The document is read as a whole: it is as large as the requests that it becomes.
+    """
     import gzip
 
     try:
@@ -120,6 +130,7 @@ def _json_runs(path: Path, only: str) -> Iterator[tuple[str, Any]]:
     for name, runs in document.items():
         if not isinstance(runs, list):
             raise TableError(f"{path}: {name} must be a list of runs")
+        yield name, None
         for run in runs:
             if not isinstance(run, list) or len(run) != 4:
                 raise TableError(f"{path}: {name}: {json.dumps(run)[:60]} is not a run [z, y, x0, x1]")

@@ -323,12 +323,15 @@ class TableWriter(contextlib.AbstractContextManager["TableWriter"]):
         if self.kind == "csv":
             assert self._text is not None
             self._csv = csv.writer(self._text, lineterminator="\n")
+            self._csv_quoted = csv.writer(self._text, lineterminator="\n", quoting=csv.QUOTE_ALL)
             self._csv.writerow(self._columns)
 
     def write(self, row: Row) -> None:
         """One row; in CSV values are written as text, and what is missing or None is empty."""
         if self.kind == "csv":
-            self._csv.writerow([row.get(name) for name in self._columns])
+            cells = [row.get(name) for name in self._columns]
+            returns = any(isinstance(cell, str) and "\r" in cell for cell in cells)  # csv quotes only its own line ends
+            (self._csv_quoted if returns else self._csv).writerow(cells)
         elif self.kind == "json":
             assert self._text is not None
             self._text.write(("[\n" if not self.rows else ",\n") + msgspec.json.encode(row).decode())
