@@ -19,7 +19,7 @@ from obstore import exceptions
 from obstore.store import GCSStore, S3Store
 
 from fascicle.volumes.base import VolumeError
-from fascicle.volumes.objects import Access, Forbidden, ObjectFolder, Piece, Span, gunzipped
+from fascicle.volumes.objects import Access, Forbidden, ObjectFolder, Piece, Span, TooShort, gunzipped
 from fascicle.volumes.persistence import Passing, RefusalJudge, Refused, persistently
 
 CONNECT_TIMEOUT_S = 10.0
@@ -113,7 +113,7 @@ class BucketFolder(ObjectFolder):
         stamp = str(meta.get("version") or meta.get("e_tag") or "")
         if span is not None:
             if len(data) != span[1] - span[0]:
-                raise VolumeError(f"{self.path(name)} ends before byte {span[1]}")
+                raise TooShort(f"{self.path(name)} ends before byte {span[1]}")
         elif str(coding).lower() == "gzip" and data[:2] == b"\x1f\x8b":
             try:
                 data = gunzipped(data)
@@ -129,7 +129,7 @@ class BucketFolder(ObjectFolder):
         found = _STATUS.search(text)
         status = int(found[1]) if found else 0
         if status == 416:
-            return VolumeError(f"{self.path(name)} ends before the bytes that were asked for")
+            return TooShort(f"{self.path(name)} ends before the bytes that were asked for")
         final = 300 <= status < 500 and status not in (408, 429)
         if final or isinstance(error, (exceptions.InvalidPathError, exceptions.NotSupportedError, ValueError)):
             return VolumeError(f"{self.path(name)} cannot be read: {text}")

@@ -60,6 +60,10 @@ class Forbidden(VolumeError):
     """The server lets nobody read an object, or not us, and nothing else was read from it that would tell more."""
 
 
+class TooShort(VolumeError):
+    """An object ends before the bytes that were asked for."""
+
+
 class Changed(VolumeError):
     """An object is another one than the one whose index was read."""
 
@@ -75,7 +79,7 @@ class ObjectFolder(ABC):
     def fetch(self, name: str, span: Span | None = None) -> Piece | None:
         """An object or the bytes of a span (stop exclusive) of it, exactly as many; None if there is no such object.
 
-        VolumeError if it cannot be read, or ends before the span does.
+        VolumeError if it cannot be read; TooShort if it ends before the span does.
         """
 
     @abstractmethod
@@ -212,7 +216,7 @@ class FileFolder(ObjectFolder):
 
     def _exactly(self, data: bytes, name: str, span: Span) -> bytes:
         if len(data) != span[1] - span[0]:
-            raise VolumeError(f"{self.path(name)} ends before byte {span[1]}")
+            raise TooShort(f"{self.path(name)} ends before byte {span[1]}")
         return data
 
     @staticmethod

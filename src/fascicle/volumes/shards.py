@@ -1,7 +1,7 @@
 """Values of a sharded folder, found by byte ranges: the index of a shard, of a minishard, then the value.
 
 Indexes are kept in memory, as many as fit into `INDEX_BYTES`, under the stamp of their file. If the file is another one
-by the time a value is read, they are read anew.
+by the time a value is read, or too short for what they promise, they are read anew.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from fascicle.errors import BadRequest
 from fascicle.formats.sharding import MinishardIndex, Sharding
 from fascicle.volumes.base import VolumeError
-from fascicle.volumes.objects import Changed, ObjectFolder
+from fascicle.volumes.objects import Changed, ObjectFolder, TooShort
 
 INDEX_BYTES = 64 << 20
 """Memory for the indexes of one reader."""
 WHOLE_INDEX_BYTES = 64 << 10
 """Shard indexes of this size are read at once, larger ones entry by entry."""
 _LOCKS = 32
-_TRIES = 3
+_TRIES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class ShardReader:
         for attempt in range(_TRIES):
             try:
                 return self._values_now(shard, wanted)
-            except Changed:
+            except (Changed, TooShort):
                 self._forget(shard)
                 if attempt == _TRIES - 1:
                     raise
@@ -83,20 +83,23 @@ class ShardReader:
     def _values_now(self, shard: int, wanted: list[tuple[int, int]]) -> dict[int, bytes | None]:
         values: dict[int, bytes | None] = {}
         spans: dict[int, tuple[int, int]] = {}
-        stamp = ""
+        stamps: set[str] = set()
         for minishard, key in wanted:
             values[key] = None
             found = self._minishard(shard, minishard)
             if found is not None:
                 index, stamp = found
+                stamps.add(stamp)
                 place = index.find(key)
                 if place is not None and place[0] == place[1]:
                     values[key] = b""
                 elif place is not None:
                     spans[key] = place
+        if len(stamps) > 1:  # one thread has read an index anew while this one had another of before
+            raise Changed(f"{self._path(shard)} has changed while it was read")
         if spans:
             name = self._name(shard)
-            data = self._folder.get_ranges(name, list(spans.values()), stamp, self._generation)
+            data = self._folder.get_ranges(name, list(spans.values()), stamps.pop(), self._generation)
             if data is None:
                 raise Changed(f"{self._path(shard)} has vanished while it was read")
             values.update(zip(spans, data, strict=True))

@@ -13,7 +13,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, IncompleteRead, LocationValueError, ProtocolError
 
 from fascicle.volumes.base import VolumeError
-from fascicle.volumes.objects import Access, Forbidden, ObjectFolder, Piece, Span, gunzipped, unzstd
+from fascicle.volumes.objects import Access, Forbidden, ObjectFolder, Piece, Span, TooShort, gunzipped, unzstd
 from fascicle.volumes.persistence import Passing, RefusalJudge, Refused, persistently
 
 CONNECTIONS = 32
@@ -128,7 +128,7 @@ class WebFolder(ObjectFolder):
                 raise VolumeError(f"bytes {span[0]} to {span[1]} of {self.path(name)} are none")
         with self._answer("GET", name, headers) as answer:
             if answer.status == 416 and span is not None:
-                raise VolumeError(f"{self.path(name)} ends before byte {span[1]}")
+                raise TooShort(f"{self.path(name)} ends before byte {span[1]}")
             if not self._is_there(answer, name):
                 return None
             coding = answer.headers.get("Content-Encoding", "").lower()
@@ -144,7 +144,7 @@ class WebFolder(ObjectFolder):
             else:
                 data = self._decoded(self._body(answer), coding, name)[slice(*span)]
             if len(data) != span[1] - span[0]:
-                raise VolumeError(f"{self.path(name)} ends before byte {span[1]}")
+                raise TooShort(f"{self.path(name)} ends before byte {span[1]}")
             return Piece(data, stamp)
 
     def _check_range(self, said: str, span: Span, name: str) -> None:
@@ -156,7 +156,7 @@ class WebFolder(ObjectFolder):
         if first.isdigit() and int(first) != span[0]:
             raise VolumeError(f"{self.path(name)}: asked for bytes from {span[0]} on, the server sent {said!r}")
         if last.isdigit() and int(last) < span[1] - 1:
-            raise VolumeError(f"{self.path(name)} ends before byte {span[1]}")
+            raise TooShort(f"{self.path(name)} ends before byte {span[1]}")
 
     def _body(self, answer: Any, span: Span | None = None) -> bytes:
         """The bytes of an answer, or a span of them. Raises Passing if they stop early or do not come."""
