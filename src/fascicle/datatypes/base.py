@@ -277,6 +277,9 @@ class Datatype(ABC):
     def created(self, change: Change) -> None:  # noqa: B027 (most types have nothing to do)
         """Called in the transaction that creates an instance."""
 
+    def resolved(self, view: VersionedView) -> None:  # noqa: B027
+        """`POST .../resolve` has written keys of `versioned_classes` at the view's version, in this transaction."""
+
     def extended(self, instance: Instance, view: VersionedView) -> dict[str, Any]:
         """The member `Extended` of the instance's info at a version."""
         return {}

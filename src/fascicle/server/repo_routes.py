@@ -14,6 +14,7 @@ from fascicle.server.descriptions import Describer
 from fascicle.versions import conflicts, graph, references
 from fascicle.versions.catalog import CatalogEditor
 from fascicle.versions.model import Instance, Node
+from fascicle.versions.resolution import VersionedView
 
 
 def describer(call: CatalogCall) -> Describer:
@@ -161,10 +162,16 @@ def _resolve(call: CatalogCall) -> Edit:
                 f'conflicts of data instance "{name}" of type {instance.typename} cannot be resolved by key'
             )
         instances.append((instance, classes))
-    return Edit(
-        lambda editor: conflicts.resolve(editor, instances, parents, note),
-        lambda node: member_answer("child", node.uuid),
-    )
+
+    def apply(editor: CatalogEditor) -> Node:
+        merged = conflicts.resolve(editor, instances, parents, note)
+        for instance, _ in instances:
+            for version in (*merged.parents, merged.id):
+                view = VersionedView(editor.txn, instance.id, editor.catalog.ancestry(version))
+                registry.datatype(instance.typename).resolved(view)
+        return merged
+
+    return Edit(apply, lambda node: member_answer("child", node.uuid))
 
 
 ROUTES = (

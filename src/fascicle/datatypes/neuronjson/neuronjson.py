@@ -551,3 +551,6 @@ class Neuronjson(Datatype):
 
     def create(self, settings: Mapping[str, str]) -> dict[str, Any]:
         return {}
+
+    def resolved(self, view: VersionedView) -> None:
+        storage.note_all_changes(view)

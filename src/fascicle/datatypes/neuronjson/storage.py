@@ -92,6 +92,15 @@ def note_changes(view: VersionedView, bodies: Sequence[int]) -> None:
         txn.delete_range(prefix, prefix + _BODY.pack(sequence - KEPT_CHANGES))
 
 
+def note_all_changes(view: VersionedView) -> None:
+    """The same for all annotations that are stored at the view's version, by whomever."""
+    prefix = keys.prefix(view.instance_id, ANNOTATIONS)
+    version = view.ancestry.version.to_bytes(keys.VERSION_BYTES, "big")
+    found = [key for key in view.txn.scan_keys(prefix, keys.after(prefix)) if key[-keys.VERSION_BYTES :] == version]
+    if found:
+        note_changes(view, [_BODY.unpack_from(key, keys.PREFIX_BYTES)[0] for key in found])
+
+
 # -- for caches
 
 
