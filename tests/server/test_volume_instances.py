@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from remote_volumes import bucket, smooth_volume, write_precomputed
-from serving import Client, RunningServer, new_repo
+from remote_volumes import bucket, label_volume, smooth_volume, write_precomputed
+from serving import Client, RunningServer, command, new_repo
 
 Launch = Callable[..., RunningServer]
 
@@ -178,3 +180,62 @@ def test_an_address_needs_an_administrator(launch: Launch, tmp_path: Path) -> No
         client.post(f"/api/repo/{uuid}/instance?admintoken=test-token", asked).expect()
         expected = smooth_volume((64, 64, 64)).tobytes()
         assert client.get(f"/api/node/{uuid}/em/raw/0_1_2/64_64_64/0_0_0").expect().body == expected
+
+
+def test_a_segmentation_in_a_bucket(launch: Launch, tmp_path: Path) -> None:
+    """One labelmap has all scales; a command makes its index, then bodies can be edited. Workers share chunks."""
+    volume = label_volume((64, 128, 128), "uint32")
+    write_precomputed(tmp_path / "bucket", [volume, volume[::2, ::2, ::2]], "raw", kind="segmentation")
+    with bucket(tmp_path / "bucket") as served:
+        text = f'[store.seg]\nengine = "ngprecomputed"\nref = "{served.url}"\ninstance = "segmentation"\n'
+        server = launch(write_settings(tmp_path / "server.toml", text), "--workers", "2")
+        with server.client() as client:
+            uuid = new_repo(client)
+            found = instances(client, uuid, "segmentation")["segmentation"]
+            assert found["Base"]["TypeName"] == "labelmap"
+            assert found["Extended"]["MaxDownresLevel"] == 1
+            path = f"/api/node/{uuid}/segmentation"
+            client.get(f"{path}/size/5").expect(400)
+            words = [*command(), "index", "segmentation", "--server", server.url, "--uuid", uuid, "--quiet"]
+            done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode == 0, done.stderr
+            assert done.stdout == "segmentation: the index has 4 blocks\n"
+            assert client.get(f"{path}/size/5").expect().json() == {"voxels": int((volume == 5).sum())}
+            client.post(f"{path}/merge", [5, 6]).expect()
+            assert client.get(f"{path}/size/5").expect().json() == {"voxels": int(np.isin(volume, (5, 6)).sum())}
+            for _ in range(4):  # over new connections, so that both workers answer
+                with server.client() as other:
+                    whole = other.get(f"{path}/raw/0_1_2/128_128_64/0_0_0?supervoxels=true").expect().body
+                    assert whole == volume.astype("<u8").tobytes()
+                    labels = other.get(f"{path}/label/0_0_0").expect().json()
+                    assert labels == {"Label": 5 if volume[0, 0, 0] in (5, 6) else int(volume[0, 0, 0])}
+            metrics = client.get("/metrics").expect().body.decode()
+            assert "fascicle_volumes_open 1" in metrics
+            backend = client.get("/api/server/info").expect().json()["Storage backend"]
+            assert backend.endswith(f"; ngprecomputed @ {served.url}")
+        chunks = [name for name in served.requests if name == "/8_8_8/0-64_0-64_0-64"]
+        assert len(chunks) == 1, "what one worker has fetched, others take from the disk"
+    with server.client() as client:
+        assert client.get(f"{path}/raw/0_1_2/64_64_64/0_0_0").expect().body
+
+
+def test_a_bucket_that_dies_while_it_is_read(launch: Launch, tmp_path: Path) -> None:
+    """Requests for what is not cached fail with the reason; all others go on; nothing hangs."""
+    write_precomputed(tmp_path / "bucket", [smooth_volume((64, 64, 640))])
+    with bucket(tmp_path / "bucket") as served:
+        text = f'[store.em]\nengine = "ngprecomputed"\nref = "{served.url}"\ninstance = "em"\n'
+        server = launch(write_settings(tmp_path / "server.toml", text))
+        with server.client() as client:
+            uuid = new_repo(client)
+            instances(client, uuid, "em")
+            path = f"/api/node/{uuid}/em"
+            client.get(f"{path}/blocks/0_0_0/1").expect()
+            served.broken = True
+            began = time.monotonic()
+            told = client.get(f"{path}/blocks/1_0_0/1").expect(400).body.decode()
+            assert time.monotonic() - began < 20
+            assert served.url in told
+            client.get(f"{path}/blocks/0_0_0/1").expect()
+            client.get(f"{path}/info").expect()
+            served.broken = False
+            client.get(f"{path}/blocks/1_0_0/1").expect()

@@ -14,6 +14,7 @@ _COMMANDS = {
     "demo": ("fascicle.cli.demo", "demo", "A small brain, versioned and segmented, in the browser."),
     "init": ("fascicle.cli.init", "init", "Make the instances that proofreading needs, or the hemibrain's."),
     "ingest": ("fascicle.cli.ingest", "ingest", "Bring images or labels into a volume."),
+    "index": ("fascicle.cli.index", "index", "Make the index of labels that live elsewhere."),
     "import": ("fascicle.cli.table_import", "import_", "Bring tables of synapses, regions or bodies into a version."),
     "export": ("fascicle.cli.table_export", "export", "Write tables of synapses, regions or bodies of a version."),
     "repo": ("fascicle.cli.repo", "repo", "Make, list and show repos of a store."),

@@ -64,7 +64,10 @@ class Metrics:
         return {name: value - before[name] for name, value in totals.items()}
 
     def text(
-        self, store: StoreStatistics | None, transaction: int, volumes: Mapping[str, tuple[str, str, float]] | None = None
+        self,
+        store: StoreStatistics | None,
+        transaction: int,
+        volumes: Mapping[str, tuple[str, str, float]] | None = None,
     ) -> str:
         """All figures in Prometheus' text format. `volumes`: name -> kind, meaning and value."""
         lines = [
@@ -116,7 +119,8 @@ class Metrics:
                 f"fascicle_{name} {value:g}",
             ]
         for name, (kind, meaning, value) in (volumes or {}).items():
-            lines += [f"# HELP fascicle_{name} {meaning}", f"# TYPE fascicle_{name} {kind}", f"fascicle_{name} {value:g}"]
+            lines += [f"# HELP fascicle_{name} {meaning}", f"# TYPE fascicle_{name} {kind}"]
+            lines.append(f"fascicle_{name} {value:g}")
         return "\n".join(lines) + "\n"
 
 
