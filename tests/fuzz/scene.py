@@ -13,21 +13,51 @@ from random import Random
 
 import numpy as np
 
+from fascicle.datatypes.slice_images import encode_png
+from fascicle.formats import tar
 from proofreading import wire
 from serving import Client, RunningServer, new_instance, new_repo
 
 ANSWER_LIMIT_S = 10.0
+KEEPS_PARTS = ("/load",)
+"""Ends of paths whose refusals may have stored something: files of an archive before one that is refused stay."""
 MEMORY_LIMIT_BYTES = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A version with instances `keys`, `seg` and `gray` that hold some data. Paths end without a slash."""
+    """A version with an instance of every datatype that holds some data. Paths end without a slash."""
 
     uuid: str
     keys: str
     seg: str
     gray: str
+    points: str
+    """Annotations that follow `seg`."""
+    counts: str
+    """Of `points`."""
+    region: str
+    notes: str
+    """Of bodies, a neuronjson instance."""
+    meshes: str
+    """Blobs of the supervoxels of `seg`."""
+    tiles: str
+    """Drawn of `gray`."""
+
+    @property
+    def instances(self) -> dict[str, str]:
+        """Typenames and paths."""
+        return {
+            "keyvalue": self.keys,
+            "labelmap": self.seg,
+            "uint8blk": self.gray,
+            "annotation": self.points,
+            "labelsz": self.counts,
+            "roi": self.region,
+            "neuronjson": self.notes,
+            "tarsupervoxels": self.meshes,
+            "imagetile": self.tiles,
+        }
 
     def digest(self, client: Client) -> str:
         """A fingerprint of all that a request might have changed."""
@@ -50,11 +80,41 @@ class Scene:
             ("GET", f"{self.seg}/info", b""),
             ("GET", f"{self.gray}/raw/0_1_2/128_64_64/0_0_0", b""),
             ("GET", f"{self.gray}/info", b""),
+            ("GET", f"{self.points}/all-elements", b""),
+            *(("GET", f"{self.points}/label/{label}", b"") for label in range(1, 7)),
+            *(("GET", f"{self.points}/tag/{tag}", b"") for tag in ("t1", "t2")),
+            ("GET", f"{self.counts}/top/100/AllSyn", b""),
+            ("GET", f"{self.counts}/top/100/Note", b""),
+            ("GET", f"{self.region}/roi", b""),
+            ("GET", f"{self.region}/info", b""),
+            ("GET", f"{self.notes}/all?show=all", b""),
+            ("GET", f"{self.notes}/fields", b""),
+            *(("GET", f"{self.notes}/{name}", b"") for name in ("json_schema", "schema", "schema_batch")),
+            ("GET", f"{self.meshes}/exists", b"[1,2,3,4,5,6,7,8]"),
+            *(("GET", f"{self.meshes}/supervoxel/{supervoxel}", b"") for supervoxel in (1, 2, 5)),
+            *(("GET", f"{self.tiles}/tile/{name}", b"") for name in TILES),
         ]
         for method, path, body in questions:
             reply = client.request(method, path, body)
             total.update(f"{path} {reply.status} {len(reply.body)} ".encode() + reply.body)
         return total.hexdigest()
+
+
+TILES = ("xy/0/0_0_0", "xy/0/1_0_0", "xz/0/0_5_0", "xy/1/0_0_0")
+LEVELS = (
+    b'{"0": {"Resolution": [8,8,8], "TileSize": [64,64,64]}, "1": {"Resolution": [16,16,16], "TileSize": [64,64,64]}}'
+)
+ELEMENTS = (
+    b'[{"Pos":[10,5,5],"Kind":"PreSyn","Tags":["t1"],"Prop":{"conf":"0.9"},"Rels":[{"Rel":"PreSynTo","To":[70,5,5]}]},'
+    b'{"Pos":[70,5,5],"Kind":"PostSyn","Rels":[{"Rel":"PostSynTo","To":[10,5,5]}]},'
+    b'{"Pos":[40,20,20],"Kind":"Note","Tags":["t1","t2"]}]'
+)
+NOTE = b'{"bodyid":2,"type":"KC","status":"Traced","position":[1,2,3]}'
+SPANS = b"[[0,0,0,2],[0,1,0,1],[1,0,1,3]]"
+
+
+def archive(files: dict[str, bytes]) -> bytes:
+    return b"".join(tar.entry(name.encode(), data) for name, data in files.items()) + tar.END
 
 
 def segmentation() -> np.ndarray:
@@ -75,6 +135,12 @@ def make_scene(client: Client) -> Scene:
         new_instance(client, uuid, "keyvalue", "keys"),
         new_instance(client, uuid, "labelmap", "seg", MaxDownresLevel="2"),
         new_instance(client, uuid, "uint8blk", "gray", BlockSize="64,64,64"),
+        new_instance(client, uuid, "annotation", "points"),
+        new_instance(client, uuid, "labelsz", "counts"),
+        new_instance(client, uuid, "roi", "region"),
+        new_instance(client, uuid, "neuronjson", "notes"),
+        new_instance(client, uuid, "tarsupervoxels", "meshes", Extension="drc"),
+        new_instance(client, uuid, "imagetile", "tiles", Source="gray"),
     )
     for name in ("a", "b", "c"):
         client.post(f"{scene.keys}/key/{name}", name.encode() * 50).expect()
@@ -82,6 +148,16 @@ def make_scene(client: Client) -> Scene:
     client.post(f"{scene.seg}/raw/0_1_2/128_64_64/0_0_0", labels.astype("<u8").tobytes()).expect()
     client.post(f"{scene.seg}/merge", [2, 3]).expect()
     client.post(f"{scene.gray}/raw/0_1_2/128_64_64/0_0_0", (labels * 30).astype(np.uint8).tobytes()).expect()
+    for path, names in ((scene.points, "seg"), (scene.counts, "points"), (scene.meshes, "seg")):
+        client.post(f"{path}/sync", {"sync": names}).expect()
+    client.post(f"{scene.points}/elements", ELEMENTS).expect()
+    client.post(f"{scene.region}/roi", SPANS).expect()
+    client.post(f"{scene.notes}/key/2?u=ann", NOTE).expect()
+    client.post(f"{scene.notes}/key/5?u=bob", b'{"bodyid":5,"type":"","soma":[1,2]}').expect()
+    client.post(f"{scene.notes}/schema", b'{"type":"object"}').expect()
+    client.post(f"{scene.meshes}/load", archive({"1.drc": b"one", "2.drc": b"two" * 500, "5.drc": b""})).expect()
+    client.post(f"{scene.tiles}/metadata", b'{"Levels":' + LEVELS + b"}").expect()
+    client.post(f"{scene.tiles}/tile/xy/0/0_0_0", encode_png(np.full((64, 64), 7, np.uint8))).expect()
     return scene
 
 
@@ -172,6 +248,12 @@ def valid_payloads(scene: Scene) -> list[tuple[str, str, bytes]]:
     ops = field(1, field(1, 1) + field(2, 10) + field(3, varint(10) + varint(300)))
     pairs = b"".join(field(1, field(1, name) + field(2, name * 9)) for name in (b"k1", b"k2"))
     seg, keys, gray = scene.seg, scene.keys, scene.gray
+    points, counts, region, notes = scene.points, scene.counts, scene.region, scene.notes
+    meshes, tiles = scene.meshes, scene.tiles
+    two_notes = b"".join(
+        field(1, field(1, b"%d" % body) + field(2, b'{"bodyid":%d,"type":"PN"}' % body)) for body in (2, 9)
+    )
+    query = b'[{"type":["KC","re/^P"]},{"position":[1],"status":"exists/1"}]'
     return [
         ("POST", f"{seg}/blocks?downres=true", stream),
         ("POST", f"{seg}/blocks?noindexing=true&scale=1", stream),
@@ -206,6 +288,34 @@ def valid_payloads(scene: Scene) -> list[tuple[str, str, bytes]]:
         ("POST", f"{gray}/blocks/0_0_0/2", bytes(2 * 64**3)),
         ("POST", f"{gray}/extents", b'{"MinPoint":[0,0,0],"MaxPoint":[127,63,63]}'),
         ("POST", f"{gray}/resolution", b"[8,8,8]"),
+        ("POST", f"{points}/elements", ELEMENTS),
+        ("POST", f"{points}/elements", ELEMENTS.replace(b"70", b"71")),
+        ("POST", f"{points}/blocks", b'{"0,0,0":' + ELEMENTS + b',"1,0,0":[]}'),
+        ("POST", f"{points}/labels", b'{"23":"[]","45":"[{\\"Pos\\":[1,2,3],\\"Kind\\":\\"Note\\"}]"}'),
+        ("POST", f"{points}/move/70_5_5/100_5_5", b""),
+        ("POST", f"{points}/reload", b""),
+        ("POST", f"{points}/sync?replace=true", b'{"sync":"seg"}'),
+        ("POST", f"{counts}/reload", b""),
+        ("GET", f"{counts}/counts/PreSyn", b"[1,2,99]"),
+        ("POST", f"{region}/roi", SPANS),
+        ("POST", f"{region}/ptquery", b"[[0,0,0],[95,31,0],[-1,5,7]]"),
+        ("POST", f"{notes}/key/2?u=ann", NOTE),
+        ("POST", f"{notes}/key/2?u=ann&replace=true", NOTE),
+        ("POST", f"{notes}/keyvalues?u=ann", two_notes),
+        ("GET", f"{notes}/keyvalues?json=true", b"[2,5,7]"),
+        ("GET", f"{notes}/keyvalues", field(1, b"2") + field(1, b"5")),
+        ("POST", f"{notes}/query", query),
+        ("GET", f"{notes}/query?onlyid=true", query),
+        ("POST", f"{notes}/schema", b'{"properties":{"type":{"enum":["KC","PN"]}}}'),
+        ("POST", f"{notes}/json_schema", b'{"type":"object","properties":{"type":{"type":"string"}}}'),
+        ("POST", f"{notes}/schema_batch", b'{"a":[1]}'),
+        ("POST", f"{meshes}/load", archive({"1.drc": b"new", "6.drc": b"six" * 300})),
+        ("POST", f"{meshes}/supervoxel/5", b"five"),
+        ("GET", f"{meshes}/exists", b"[1,2,99]"),
+        ("POST", f"{meshes}/info", b'{"Extension":"drc","Tags":"a=b","Compression":"lz4"}'),
+        ("POST", f"{tiles}/metadata", b'{"MinTileCoord":[0,0,0],"MaxTileCoord":[1,0,63],"Levels":' + LEVELS + b"}"),
+        ("POST", f"{tiles}/tile/xy/0/1_0_0", encode_png(np.zeros((64, 64), np.uint8))),
+        ("POST", f"{tiles}/generate?planes=xy&zrange=0,3", LEVELS),
         ("POST", f"/api/repo/{scene.uuid}/instance", b'{"typename":"labelmap","dataname":"x","BlockSize":"64,64,64"}'),
         ("POST", f"/api/repo/{scene.uuid}/info", b'{"alias":"a","description":"b"}'),
         ("POST", f"/api/repo/{scene.uuid}/log", b'{"log":["one"]}'),
