@@ -113,7 +113,20 @@ class _Handler(SimpleHTTPRequestHandler):
         if bucket.broken:
             self.send_error(500)
             return
-        super().do_GET()
+        span = self.headers.get("Range", "").removeprefix("bytes=")
+        path = Path(self.translate_path(self.path))
+        if not span or not path.is_file():
+            super().do_GET()
+            return
+        data = path.read_bytes()
+        first, _, last = span.partition("-")
+        start = int(first) if first else max(0, len(data) - int(last))
+        stop = min(len(data), int(last) + 1) if first and last else len(data)
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
+        self.send_header("Content-Length", str(stop - start))
+        self.end_headers()
+        self.wfile.write(data[start:stop])
 
     def log_message(self, *args: Any) -> None:
         pass

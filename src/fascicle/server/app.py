@@ -395,7 +395,7 @@ class Application:
 
     async def _stream(self, answer: Answer, reading: Reading, pool: Executor, sending: answers.Sending) -> None:
         """Send an answer piece by piece; a thread makes the next ones while nothing waits to be sent."""
-        run = partial(asyncio.get_running_loop().run_in_executor, pool)
+        run: Callable[..., Any] = partial(asyncio.get_running_loop().run_in_executor, pool)
         try:
             pieces = iter(answer.body)
             first, more = await run(_gathered, pieces, FIRST_BYTES)
