@@ -1,4 +1,4 @@
-"""Volumes that are one array in one file: HDF5 datasets, NumPy files, crackle streams, multi-page TIFFs.
+"""Volumes that are one array in one file: HDF5 datasets, NumPy files, crackle streams.
 
 Which axis is z is taken from the memory layout, because in this field x runs fastest: a C-ordered array is [z, y, x], a
 Fortran-ordered one is [x, y, z].
@@ -145,39 +145,6 @@ class Hdf5Volume(VolumeSource):
         if self._unpacked is not None:
             self._unpacked.cleanup()
             self._unpacked = None
-
-
-class TiffVolume(VolumeSource):
-    """The gray pages of one TIFF file, the first one at z = 0."""
-
-    def __init__(self, path: Path) -> None:
-        tifffile = need("tifffile", "tifffile", "TIFF files")
-        self.name = str(path)
-        try:
-            self._file = tifffile.TiffFile(path)
-        except (OSError, ValueError) as error:
-            raise VolumeError(f"{path} cannot be read: {error}") from None
-        pages = self._file.pages
-        first = pages[0]
-        if len(first.shape) != 2:
-            self._file.close()
-            raise VolumeError(f"the pages of {path} are not gray images")
-        self.shape_zyx = (len(pages), *first.shape)
-        self.dtype = np.dtype(first.dtype).newbyteorder("=")
-        self.chunk_zyx = (1, *first.shape)
-
-    def read(self, start_zyx: Zyx, stop_zyx: Zyx) -> Array:
-        (z0, y0, x0), (z1, y1, x1) = start_zyx, stop_zyx
-        out = np.empty((z1 - z0, y1 - y0, x1 - x0), self.dtype)
-        for z in range(z0, z1):
-            page = self._file.pages[z]
-            if page.shape != self.shape_zyx[1:]:
-                raise VolumeError(f"page {z} of {self.name} has another size than the first one")
-            out[z - z0] = page.asarray()[y0:y1, x0:x1]
-        return out
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def _listed(group: Any) -> str:

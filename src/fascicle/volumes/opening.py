@@ -6,13 +6,15 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
-from fascicle.volumes.array_files import CrackleVolume, Hdf5Volume, NpyVolume, TiffVolume
+from fascicle.volumes.array_files import CrackleVolume, Hdf5Volume, NpyVolume
 from fascicle.volumes.array_folders import open_arrays
 from fascicle.volumes.base import Pyramid, VolumeError, VolumeSource
 from fascicle.volumes.chunk_cache import ChunkCache
 from fascicle.volumes.image_stack import SUFFIXES, ImageStack
 from fascicle.volumes.objects import Access, Forbidden, is_remote
 from fascicle.volumes.precomputed import NoInfo, open_precomputed, plain_address
+from fascicle.volumes.scan_files import NIFTI_SUFFIXES, NRRD_SUFFIXES, NiftiVolume, NrrdVolume
+from fascicle.volumes.tiff_file import TiffVolume
 
 _ARRAY_WORDS = ("zarr", "zarr2", "zarr3", "n5")
 _SIGNS = ("info", "info.gz", "zarr.json", ".zattrs", ".zarray", ".zgroup", "attributes.json", "s0/attributes.json")
@@ -26,7 +28,7 @@ def open_volume(
 
     * image files: several names, a pattern (`stack/*.png`), or a folder of images;
     * `volume.h5` or `volume.h5.gz`; `dataset` names the 3-D dataset if there are several;
-    * `volume.npy`, `volume.npy.ckl.gz` (crackle), a TIFF with several pages;
+    * `volume.npy`, `volume.npy.ckl.gz` (crackle), a TIFF with several pages, NIfTI (`.nii`, `.nii.gz`), NRRD;
     * a precomputed volume, zarr 2 or 3, OME-Zarr or N5: a folder, or the address of one: `file://`, `http(s)://`,
       `gs://`, `s3://`, `vast://`, with or without `precomputed://`, `zarr://` or `n5://` before it; `scale` is the
       index of its scale; `channel` is needed if it has several; `dataset` is the path of an array or group in zarr and
@@ -146,11 +148,16 @@ def _open_file(path: Path, dataset: str | None) -> VolumeSource:
         return CrackleVolume(path)
     if name.endswith(".npy"):
         return NpyVolume(path)
-    if name.endswith((".tif", ".tiff")):
+    if name.endswith(NIFTI_SUFFIXES):
+        return NiftiVolume(path)
+    if name.endswith(NRRD_SUFFIXES):
+        return NrrdVolume(path)
+    if name.endswith((".tif", ".tiff", ".btf", ".tf8")):
         return TiffVolume(path)
     if name.endswith(SUFFIXES):
         return ImageStack([path])
-    raise VolumeError(f"{path} is of no known kind: images, .h5, .npy, .npy.ckl.gz, .tif or a precomputed folder")
+    kinds = "images, .h5, .npy, .npy.ckl.gz, .tif, .nii, .nrrd, or a folder with a precomputed volume, zarr or N5"
+    raise VolumeError(f"{path} is of no known kind: {kinds}")
 
 
 def _existing(name: str) -> Path:
