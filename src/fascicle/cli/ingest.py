@@ -65,8 +65,9 @@ class Size(click.ParamType[Any]):
 @click.option("--uuid", default="", metavar="REF", help="Version to write to, instead of --repo.")
 @click.option("--instance", required=True, metavar="NAME", help="Instance to write to; made if it is not there.")
 @click.option("--type", "typename", default="", metavar="TYPE", help="uint8blk, labelmap, ... [by the voxels' type]")
-@click.option("--dataset", metavar="PATH", help="3-D dataset of an HDF5 file, if it has several.")
-@click.option("--source-scale", type=click.IntRange(0), default=0, help="Scale of a precomputed volume. [0]")
+@click.option("--dataset", metavar="PATH", help="Dataset of an HDF5 file, if it has several; array in zarr or N5.")
+@click.option("--source-scale", type=click.IntRange(0), default=0, help="Scale of a source that has several. [0]")
+@click.option("--channel", type=click.IntRange(0), help="Channel of a source that has several.")
 @click.option("--mapping", default="", metavar="TABLE", help="Supervoxel to body: .npy, .csv or an HDF5 dataset.")
 @click.option("--resolution", type=Numbers(float), help="Size of a voxel in nm. [what the source says, else 8,8,8]")
 @click.option("--offset", type=Numbers(int), help="Coordinate of the first voxel. [what the source says, else 0,0,0]")
@@ -83,6 +84,7 @@ def ingest(
     server: str | None,
     dataset: str | None,
     source_scale: int,
+    channel: int | None,
     resolution: tuple[float, float, float] | None,
     offset: tuple[int, int, int] | None,
     memory: int,
@@ -93,7 +95,8 @@ def ingest(
 ) -> None:
     """Bring a volume into a store or a server.
 
-    SOURCE is image files, a folder of them, .h5, .npy, .npy.ckl.gz, .tif, or a precomputed folder or URL.
+    SOURCE is image files, a folder of them, .h5, .npy, .npy.ckl.gz, .tif, .nii, .nrrd, or a precomputed volume, zarr
+    or N5: a folder, or an address that begins with file, http, https, gs, s3 or vast.
 
     Coarser scales are made as well. An ingest that was stopped goes on when the same command is given again.
 
@@ -112,7 +115,7 @@ def ingest(
         **rest,
     )  # fmt: skip
     with ExitStack() as stack:
-        volume = stack.enter_context(open_volume(source, dataset, source_scale))
+        volume = stack.enter_context(open_volume(source, dataset, source_scale, channel))
         token = os.environ.get("FASCICLE_ADMIN_TOKEN") or os.environ.get("DVID_ADMIN_TOKEN") or ""
         connection: Connection
         if server is not None:

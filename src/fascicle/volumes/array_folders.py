@@ -49,7 +49,7 @@ class ArrayFolderVolume(VolumeSource):
     concurrent = True
 
     def __init__(self, name: str, store: Any, dataset: _Dataset, channel: int | None) -> None:
-        self.name = name
+        self.name = name if channel is None else f"{name}, channel {channel}"
         axes = [axis.lower() for axis in dataset.axes]
         if len(axes) != store.rank or any(axes.count(axis) != 1 for axis in "zyx"):
             raise VolumeError(f"{name} has the axes {', '.join(axes)} and {store.rank} dimensions; z, y, x are needed")

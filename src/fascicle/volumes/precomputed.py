@@ -45,7 +45,7 @@ class PrecomputedVolume(VolumeSource):
     def __init__(
         self, name: str, folder: ObjectFolder, info: VolumeInfo, index: int, generation: str = "", channel: int = 0
     ) -> None:
-        self.name = name
+        self.name = name if info.num_channels == 1 else f"{name}, channel {channel}"
         self.info = info
         self.scale = scale = info.scales[index]
         self._folder = folder
