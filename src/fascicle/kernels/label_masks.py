@@ -47,19 +47,10 @@ def sub_block_mask(data, position, packed, here, wanted, chosen, mask):  # type:
         for k in range(8):
             store_u64(mask, 8 * k, swap_bytes(reverse_bits(load_u64(data, packed + 8 * k))) ^ flip)
         return 2
-    field = np.uint64((1 << bits) - 1)
-    if bits <= 6:
-        chosen_bits = np.uint64(0)
-        for k in range(here):
-            chosen_bits |= np.uint64(chosen[k]) << np.uint64(k)
-        for r in range(64):
-            word = row_word(data, packed + r * bits, bits)
-            byte = np.uint64(0)
-            for k in range(8):
-                value = (word >> np.uint64(64 - bits * (k + 1))) & field
-                byte |= ((chosen_bits >> value) & np.uint64(1)) << np.uint64(k)
-            mask[r] = np.uint8(byte)
+    if bits <= 8:
+        _mixed_mask(data, packed, bits, here, chosen, 2 * some > here, mask)
         return 2
+    field = np.uint64((1 << bits) - 1)
     for r in range(64):
         at = packed + r * bits
         word = row_word(data, at, bits)
@@ -67,22 +58,66 @@ def sub_block_mask(data, position, packed, here, wanted, chosen, mask):  # type:
         for k in range(7):
             value = (word >> np.uint64(64 - bits * (k + 1))) & field
             byte |= np.uint64(chosen[np.int64(value)]) << np.uint64(k)
-        if bits <= 8:
-            value = (word >> np.uint64(64 - bits * 8)) & field
-        else:
-            value = ((word << np.uint64(8)) | np.uint64(data[at + 8])) & field
+        value = ((word << np.uint64(8)) | np.uint64(data[at + 8])) & field
         byte |= np.uint64(chosen[np.int64(value)]) << np.uint64(7)
         mask[r] = np.uint8(byte)
     return 2
 
 
 @njit(cache=True, nogil=True)
-def block_mask(data, start, n, gx, gy, gz, wanted, masks):  # type: ignore[no-untyped-def]
-    """The mask of a whole block into `masks`; returns whether any voxel is in it."""
+def _mixed_mask(data, packed, bits, here, chosen, most, mask):  # type: ignore[no-untyped-def]
+    """The mask of a sub-block of 2 to 8 bits per value: all 8 values of a row are compared at once.
+
+    Each chosen value is looked for, or, if `most` are chosen, each of the others.
+    """
+    one = np.uint64(1)
+    ones = np.uint64(0)  # the lowest bit of every value of a row
+    for k in range(8):
+        ones |= one << np.uint64(bits * k)
+    high = ones << np.uint64(bits - 1)
+    low = high - ones
+    # masks for gathering bits that are `bits` apart: in pairs, in fours, all eight
+    step = np.uint64(bits - 1)
+    pairs = np.uint64(3) * (one | one << np.uint64(2 * bits) | one << np.uint64(4 * bits) | one << np.uint64(6 * bits))
+    fours = np.uint64(15) * (one | one << np.uint64(4 * bits))
+    align = np.uint64(64 - 8 * bits)
+    wanted = 0 if most else 1
+    flip = _ALL if most else np.uint64(0)
+    first = np.int64(0)
+    while (chosen[first] != 0) != wanted:
+        first += 1
+    last = here - 1
+    while (chosen[last] != 0) != wanted:
+        last -= 1
+    pattern = np.uint64(first) * ones
+    for q in range(8):
+        rows = np.uint64(0)
+        for r in range(8):
+            word = row_word(data, packed + (8 * q + r) * bits, bits) >> align
+            rest = word ^ pattern
+            equal = ~(((rest & low) + low) | rest)
+            for value in range(first + 1, last + 1):
+                if (chosen[value] != 0) == wanted:
+                    rest = word ^ np.uint64(value) * ones
+                    equal |= ~(((rest & low) + low) | rest)
+            found = (equal & high) >> step
+            found = (found | found >> step) & pairs
+            found = (found | found >> (step << one)) & fours
+            found = (found | found >> (step << np.uint64(2))) & np.uint64(255)
+            rows |= found << np.uint64(8 * r)
+        store_u64(mask, 8 * q, swap_bytes(reverse_bits(rows)) ^ flip)
+
+
+@njit(cache=True, nogil=True)
+def block_mask(data, start, n, gx, gy, gz, wanted, masks, touched):  # type: ignore[no-untyped-def]
+    """The mask of a whole block into `masks`, which must be zeros; returns whether any voxel is in it.
+
+    `touched` u8[gz * gy], zeros too, gets 1 for every row of sub-blocks that has such voxels: often they are few.
+    """
     if n == 1:
-        value = np.uint8(255) if wanted[0] else np.uint8(0)
-        for i in range(masks.size):
-            masks[i] = value
+        if wanted[0] != 0:
+            masks[:] = 255
+            touched[:] = 1
         return wanted[0] != 0
     nsb = gx * gy * gz
     position = start + 2 * nsb
@@ -98,21 +133,19 @@ def block_mask(data, start, n, gx, gy, gz, wanted, masks):  # type: ignore[no-un
         for sy in range(gy):
             for sx in range(gx):
                 here = np.int64(load_u16(data, start + 2 * i))
-                kind = sub_block_mask(data, position, packed, here, wanted, chosen, mask)
+                some = False  # most sub-blocks have none: look here, a call costs more than the look
+                for k in range(here):
+                    some |= wanted[np.int64(load_u32(data, position + 4 * k))] != 0
+                kind = 0
+                if some:
+                    kind = sub_block_mask(data, position, packed, here, wanted, chosen, mask)
                 corner = sz * 8 * plane + sy * 8 * gx + sx
-                if kind == 2:
+                if kind:
                     any_voxel = True
+                    touched[sz * gy + sy] = 1
                     for z in range(8):
                         for y in range(8):
-                            masks[corner + z * plane + y * gx] = mask[z * 8 + y]
-                else:
-                    value = np.uint8(0)
-                    if kind == 1:
-                        any_voxel = True
-                        value = np.uint8(255)
-                    for z in range(8):
-                        for y in range(8):
-                            masks[corner + z * plane + y * gx] = value
+                            masks[corner + z * plane + y * gx] = mask[z * 8 + y] if kind == 2 else np.uint8(255)
                 position += 4 * here
                 packed += 64 * bits_for(here)
                 i += 1
@@ -145,16 +178,19 @@ def _mask_word(masks, at, left):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def mask_runs(masks, gx, gy, gz, box, x0, y0, z0):  # type: ignore[no-untyped-def]
+def mask_runs(masks, touched, gx, gy, gz, box, x0, y0, z0):  # type: ignore[no-untyped-def]
     """Maximal runs i32[k,4] (x, y, z, length) of a mask, sorted by z, y, x, shifted by (x0, y0, z0).
 
-    `box` is i64[6]: first z, y, x and end z, y, x inside of the block; voxels outside of it are left out.
+    `touched` is that of `block_mask`; `box` is i64[6]: first z, y, x and end z, y, x inside of the block; voxels outside
+    of it are left out.
     """
     count = np.int64(0)
     z_first, y_first, x_first = max(box[0], 0), max(box[1], 0), max(box[2], 0)
     z_end, y_end, x_end = min(box[3], 8 * gz), min(box[4], 8 * gy), min(box[5], 8 * gx)
     for z in range(z_first, z_end):
         for y in range(y_first, y_end):
+            if touched[(z >> 3) * gy + (y >> 3)] == 0:
+                continue
             row = (z * 8 * gy + y) * gx
             carry = np.uint64(0)
             for b in range(0, gx, 8):
@@ -167,6 +203,8 @@ def mask_runs(masks, gx, gy, gz, box, x0, y0, z0):  # type: ignore[no-untyped-de
     n = 0
     for z in range(z_first, z_end):
         for y in range(y_first, y_end):
+            if touched[(z >> 3) * gy + (y >> 3)] == 0:
+                continue
             row = (z * 8 * gy + y) * gx
             open_at = np.int64(-1)
             for b in range(0, gx, 8):
@@ -201,10 +239,11 @@ def mask_runs(masks, gx, gy, gz, box, x0, y0, z0):  # type: ignore[no-untyped-de
 @njit(cache=True, nogil=True)
 def label_runs(data, start, n, gx, gy, gz, wanted, box, x0, y0, z0):  # type: ignore[no-untyped-def]
     """Runs of the chosen table entries of a block; see `mask_runs`."""
-    masks = np.empty(64 * gx * gy * gz, np.uint8)
-    if not block_mask(data, start, n, gx, gy, gz, wanted, masks):
+    masks = np.zeros(64 * gx * gy * gz, np.uint8)
+    touched = np.zeros(gy * gz, np.uint8)
+    if not block_mask(data, start, n, gx, gy, gz, wanted, masks, touched):
         return np.empty((0, 4), np.int32)
-    return mask_runs(masks, gx, gy, gz, box, x0, y0, z0)
+    return mask_runs(masks, touched, gx, gy, gz, box, x0, y0, z0)
 
 
 @njit(cache=True, nogil=True)
@@ -231,7 +270,12 @@ def binary_block(data, start, n, gx, gy, gz, wanted):  # type: ignore[no-untyped
     any_voxel = False
     for i in range(nsb):
         here = np.int64(load_u16(data, start + 2 * i))
-        kind = sub_block_mask(data, position, packed, here, wanted, chosen, mask)
+        some = False
+        for k in range(here):
+            some |= wanted[np.int64(load_u32(data, position + 4 * k))] != 0
+        kind = 0
+        if some:
+            kind = sub_block_mask(data, position, packed, here, wanted, chosen, mask)
         if kind == 2:
             # a palette may name labels that no voxel has: look at the mask itself
             ones = np.uint64(0)
