@@ -181,8 +181,8 @@ def _mask_word(masks, at, left):  # type: ignore[no-untyped-def]
 def mask_runs(masks, touched, gx, gy, gz, box, x0, y0, z0):  # type: ignore[no-untyped-def]
     """Maximal runs i32[k,4] (x, y, z, length) of a mask, sorted by z, y, x, shifted by (x0, y0, z0).
 
-    `touched` is that of `block_mask`; `box` is i64[6]: first z, y, x and end z, y, x inside of the block; voxels outside
-    of it are left out.
+    `touched` is that of `block_mask`; `box` is i64[6]: first z, y, x and end z, y, x inside of the block; voxels
+    outside of it are left out.
     """
     count = np.int64(0)
     z_first, y_first, x_first = max(box[0], 0), max(box[1], 0), max(box[2], 0)
