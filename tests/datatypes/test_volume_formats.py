@@ -137,7 +137,6 @@ LABELS = [("uint64", "raw"), ("uint64", COMPRESSED), ("uint32", COMPRESSED), ("u
 
 def check_boxes(shown: Shown, volume: np.ndarray[Any, Any], offset: tuple[int, int, int], near: int = 0) -> None:
     """Whole, and a part that cuts chunks, with voxels outside."""
-    x, y, z = offset
     for start, size in [((0, 0, 0), volume.shape[::-1]), ((30, -5, 20), (60, 50, 60))]:
         low = [a + b for a, b in zip(start, offset, strict=True)]
         body = shown.get(f"raw/0_1_2/{'_'.join(map(str, size))}/{'_'.join(map(str, low))}")

@@ -6,26 +6,15 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from remote_volumes import bucket, label_volume, smooth_volume, write_precomputed
-from serving import Client, RunningServer, command, new_repo
+from serving import RunningServer, command, new_repo
+from volume_settings_file import instances_of
 
 Launch = Callable[..., RunningServer]
-
-
-def instances(client: Client, uuid: str, *names: str) -> dict[str, Any]:
-    """The info of a repo's instances, once they are there."""
-    deadline = time.monotonic() + 20
-    while True:
-        found: dict[str, Any] = client.get(f"/api/repo/{uuid}/info").expect().json()["DataInstances"]
-        if set(names) <= set(found) or time.monotonic() > deadline:
-            assert set(names) <= set(found)
-            return found
-        time.sleep(0.05)
 
 
 def write_settings(path: Path, text: str) -> str:
@@ -66,7 +55,7 @@ def test_grayscale_in_a_bucket_and_the_rest_here(launch: Launch, tmp_path: Path)
         server = launch(settings, "--workers", "2")
         with server.client() as client:
             uuid = new_repo(client)
-            found = instances(client, uuid, "grayscale", "grayscale_1")
+            found = instances_of(client, uuid, "grayscale", "grayscale_1")
             for level, name in enumerate(("grayscale", "grayscale_1")):
                 described = found[name]
                 assert described["Base"]["TypeName"] == "uint8blk"
@@ -92,12 +81,12 @@ def test_descriptions_follow_the_volume(launch: Launch, tmp_path: Path) -> None:
     server = launch(write_settings(tmp_path / "server.toml", text))
     with server.client() as client:
         uuid = new_repo(client)
-        instances(client, uuid, "em")
+        instances_of(client, uuid, "em")
         client.post(f"/api/node/{uuid}/em/resolution", [5, 5, 5]).expect()
     write_precomputed(tmp_path / "em", [smooth_volume((64, 64, 128)), smooth_volume((32, 32, 64))])
     server.restart()
     with server.client() as client:
-        found = instances(client, uuid, "em", "em_1")
+        found = instances_of(client, uuid, "em", "em_1")
         assert found["em"]["Extended"]["MaxPoint"] == [127, 63, 63]
         assert found["em"]["Extended"]["VoxelSize"] == [5, 5, 5], "what a person has set stays"
 
@@ -116,7 +105,7 @@ def test_a_dead_bucket_stops_nothing_else(launch: Launch, tmp_path: Path) -> Non
         ).expect(400)
         assert str(folder).encode() in told.body
         write_precomputed(folder, [smooth_volume((64, 64, 64))])
-        instances(client, uuid, "em")
+        instances_of(client, uuid, "em")
     assert "[store.em]" in server.log_text()
 
 
@@ -127,11 +116,11 @@ def test_which_repo(launch: Launch, tmp_path: Path) -> None:
     server = launch(write_settings(tmp_path / "server.toml", text))
     with server.client() as client:
         first = new_repo(client)
-        instances(client, first, "anywhere")
+        instances_of(client, first, "anywhere")
         root = "5c1e" * 8
         client.post("/api/repos?admintoken=test-token", {"alias": "second", "root": root}).expect()
-        assert "anywhere" not in instances(client, root, "chosen")
-        assert "chosen" not in instances(client, first, "anywhere")
+        assert "anywhere" not in instances_of(client, root, "chosen")
+        assert "chosen" not in instances_of(client, first, "anywhere")
 
 
 def test_assigned_by_type_tag_and_name(launch: Launch, tmp_path: Path) -> None:
@@ -191,7 +180,7 @@ def test_a_segmentation_in_a_bucket(launch: Launch, tmp_path: Path) -> None:
         server = launch(write_settings(tmp_path / "server.toml", text), "--workers", "2")
         with server.client() as client:
             uuid = new_repo(client)
-            found = instances(client, uuid, "segmentation")["segmentation"]
+            found = instances_of(client, uuid, "segmentation")["segmentation"]
             assert found["Base"]["TypeName"] == "labelmap"
             assert found["Extended"]["MaxDownresLevel"] == 1
             path = f"/api/node/{uuid}/segmentation"
@@ -227,7 +216,7 @@ def test_a_bucket_that_dies_while_it_is_read(launch: Launch, tmp_path: Path) -> 
         server = launch(write_settings(tmp_path / "server.toml", text))
         with server.client() as client:
             uuid = new_repo(client)
-            instances(client, uuid, "em")
+            instances_of(client, uuid, "em")
             path = f"/api/node/{uuid}/em"
             client.get(f"{path}/blocks/0_0_0/1").expect()
             served.broken = True
