@@ -161,6 +161,17 @@ def rehash(blob, starts, count, table):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
+def _is_text(blob, starts, number, data, start, stop):  # type: ignore[no-untyped-def]
+    known = starts[number]
+    if starts[number + 1] - known != stop - start:
+        return False
+    for k in range(stop - start):  # noqa: SIM110 (a kernel has no generators)
+        if blob[known + k] != data[start + k]:
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True)
 def take_apart(  # type: ignore[no-untyped-def]
     data, offsets, lengths, first, out,
     name_blob, name_starts, name_kinds, name_table, name_count,
@@ -171,24 +182,35 @@ def take_apart(  # type: ignore[no-untyped-def]
     A missing document has a negative length. Returns (how far it got, names, values): a document with more names than
     `out` has rows for is begun again by the next call, when there is room.
     """
+    # Documents resemble the one before: a name often has the same successor, and the same value, as last time.
+    successor = np.zeros(out.shape[0] + 1, np.int64)
+    latest = np.zeros(out.shape[0] + 1, np.int64)
     for i in range(first, len(offsets)):
         if lengths[i] < 2:
             continue
         at = offsets[i] + 1
         if data[at] == _CLOSE_OBJECT:
             continue
+        before = np.int64(0)
         while True:
             end = _string_end(data, at)
-            name = add_text(name_blob, name_starts, name_kinds, name_table, name_count, data, at, end)
-            if name > name_count:
-                name_count = name
-            if name >= out.shape[0]:
-                return i, name_count, count
+            name = successor[before]
+            if name == 0 or not _is_text(name_blob, name_starts, name, data, at, end):
+                name = add_text(name_blob, name_starts, name_kinds, name_table, name_count, data, at, end)
+                if name > name_count:
+                    name_count = name
+                if name >= out.shape[0]:
+                    return i, name_count, count
+                successor[before] = name
+            before = name
             at = end + 1
             end = _value_end(data, at)
-            value = add_text(blob, starts, kinds, table, count, data, at, end)
-            if value > count:
-                count = value
+            value = latest[name]
+            if value == 0 or not _is_text(blob, starts, value, data, at, end):
+                value = add_text(blob, starts, kinds, table, count, data, at, end)
+                if value > count:
+                    count = value
+                latest[name] = value
             out[name, i] = value
             if data[end] == _CLOSE_OBJECT:
                 break

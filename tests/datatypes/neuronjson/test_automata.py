@@ -11,10 +11,8 @@ from hypothesis import strategies as st
 from fascicle.datatypes.neuronjson import patterns
 from fascicle.datatypes.neuronjson.automata import Automaton, automaton
 
-pieces = st.sampled_from(
-    ["a", "b", "é", ".", "[ab]", "[^a]", "[a-c]", r"\d", r"\w", r"\W", r"\s", "^", "$", "(a|b)", "(?:ab)*", r"\.", "1"]
-    + [r"[^\d]", "[]a]", "[a-]", " ", "\n", r"\n", "x+", "a*?", ".*", "(a+)+", "|", r"\\", '"', r"\b", "{", "a{2}", "K"]
-)
+PIECES = r"a b é . [ab] [^a] [a-c] \d \w \W \s ^ $ (a|b) (?:ab)* \. 1 [^\d] []a] [a-] \n x+ a*? .* (a+)+ | \b { a{2} K"
+pieces = st.sampled_from([*PIECES.split(), "\\\\", " ", "\n", '"'])
 written = st.tuples(st.sampled_from(["", "", "", "(?i)"]), st.lists(pieces, max_size=6)).map(
     lambda parts: parts[0] + "".join(parts[1])
 )

@@ -13,7 +13,8 @@ from fascicle.datatypes.neuronjson import documents
 from fascicle.datatypes.neuronjson.documents import Selection
 from fascicle.errors import BadRequest
 
-scalars = st.none() | st.booleans() | st.integers(-(1 << 65), 1 << 66) | st.floats(allow_nan=False, allow_infinity=False)
+numbers = st.integers(-(1 << 65), 1 << 66) | st.floats(allow_nan=False, allow_infinity=False)
+scalars = st.none() | st.booleans() | numbers
 values = st.recursive(
     scalars | st.text(), lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4)
 )

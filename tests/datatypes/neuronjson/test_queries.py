@@ -245,7 +245,7 @@ def test_changes_that_are_no_longer_kept(monkeypatch: pytest.MonkeyPatch) -> Non
     for step in range(1, 30):
         for body in range(1, 2 + step % 9):
             app.made(f"{path}/key/{body}?u=ann", {"bodyid": body, "step": step})
-        expected = [body for body in range(1, 2 + step % 9)]
+        expected = list(range(1, 2 + step % 9))
         assert app.get(f"{path}/query?onlyid=true", {"step": step}).json() == expected
     app.close()
 

@@ -1,4 +1,4 @@
-"""Merging, conditionals, deletion by null and who set what and when: the worked examples of the specification and more."""
+"""Merging, conditionals, deletion by null, and who set what and when: the worked examples, and more."""
 
 from __future__ import annotations
 

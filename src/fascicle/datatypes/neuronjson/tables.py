@@ -187,8 +187,9 @@ def _enter(column: Column, places: I64, row: NDArray[np.int32], shared: Column |
     """
     changed = False
     parts_of = places // PART
-    for number in np.unique(parts_of).tolist():
-        where = np.flatnonzero(parts_of == number)
+    alone = bool((parts_of == parts_of[0]).all())
+    for number in [int(parts_of[0])] if alone else np.unique(parts_of).tolist():
+        where = slice(None) if alone else np.flatnonzero(parts_of == number)
         within, values = places[where] % PART, row[where]
         column.extend([None] * (number + 1 - len(column)))
         part = column[number]
