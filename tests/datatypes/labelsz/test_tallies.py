@@ -168,7 +168,7 @@ def test_edits_go_on_until_a_reload_decides(torn: tuple[Counted, int]) -> None:
         counted.change(merged, added=added)
         held.update(added)
         check(counted, merged, held, LABELS)
-    for removed in ([(1, 1), (1, 1)], [(1, 1)], [(1, 2), (1, 2), (2, 1)]):
+    for removed in ([(1, 1), (1, 1)], [(1, 1)], [(1, 2), (1, 2), (2, 1)], [(1, 1)]):
         counted.change(merged, removed=removed)
         held.subtract(removed)
         check(counted, merged, held, LABELS)
