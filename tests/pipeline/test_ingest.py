@@ -215,6 +215,46 @@ def test_refusals(connection: LocalConnection, tmp_path: Path) -> None:
         run(connection, gray, tmp_path / "l")
 
 
+@pytest.mark.parametrize("kind", ["zarr", "n5", "neuroglancer_precomputed", "nifti"])
+def test_the_command_on_other_kinds_of_volumes(kind: str, tmp_path: Path) -> None:
+    """Place and size of the voxels are those that the source says."""
+    volume, source, options = gray_volume(), tmp_path / "v", []
+    if kind == "nifti":
+        nibabel = pytest.importorskip("nibabel")
+        source = tmp_path / "v.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(volume.T, np.diag([4e-6, 5e-6, 40e-6, 1])), source)
+    else:
+        tensorstore = pytest.importorskip("tensorstore")
+        spec: dict[str, Any] = {"driver": kind, "kvstore": f"file://{source}/", "create": True}
+        both = np.stack([volume, 255 - volume], axis=-1 if kind != "zarr" else 0)
+        if kind == "zarr":
+            spec["metadata"] = {"shape": both.shape, "chunks": [1, 16, 16, 16], "dtype": "|u1"}
+            options = ["--channel", "1", "--resolution", "4,5,40", "--offset", "7,0,-3"]
+            volume, array = both[1], both
+        elif kind == "n5":
+            size = {"dimensions": volume.shape[::-1], "blockSize": [16] * 3, "dataType": "uint8"}
+            spec["metadata"] = size | {"compression": {"type": "gzip"}}
+            options, array = ["--resolution", "4,5,40"], volume.T
+        else:
+            spec |= {"multiscale_metadata": {"type": "image", "data_type": "uint8", "num_channels": 1}}
+            spec["scale_metadata"] = {
+                "size": volume.shape[::-1], "resolution": [4, 5, 40], "voxel_offset": [7, 0, -3],
+                "chunk_size": [8, 8, 8], "encoding": "raw", "sharding": {"@type": "neuroglancer_uint64_sharded_v1", "preshift_bits": 2,
+                "hash": "murmurhash3_x86_128", "minishard_bits": 1, "shard_bits": 1},
+            }  # fmt: skip
+            array = volume.T[..., None]
+        tensorstore.open(spec).result().write(array).result()
+    words = [str(source), "--data", str(tmp_path / "db"), "--repo", "r", "--instance", "em", "--block-size", "16"]
+    result = CliRunner().invoke(ingest_command.ingest, [*words, "--verify", *options])
+    assert result.exit_code == 0, result.output
+    offset = (7, 0, -3) if kind in ("zarr", "neuroglancer_precomputed") else (0, 0, 0)
+    with LocalConnection(tmp_path / "db") as connection:
+        node = connection.json("GET", "/api/repos/info").popitem()[1]["Root"]
+        assert connection.json("GET", f"/api/node/{node}/em/info")["Extended"]["VoxelSize"] == [4, 5, 40]
+        box = Box((volume.shape[2], volume.shape[1], volume.shape[0]), offset)
+        assert np.array_equal(stored(connection, node, "em", box, "u1"), volume)
+
+
 def test_the_command(tmp_path: Path) -> None:
     volume = gray_volume((70, 30, 20))
     (tmp_path / "slices").mkdir()
