@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from fascicle.datatypes.base import Answer
 from fascicle.errors import FascicleError, RangeNotSatisfiable
 from fascicle.server.requests import Request
+from fascicle.volumes import VolumeError
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 RawHeader = tuple[bytes, bytes]
@@ -129,12 +130,13 @@ def _matches(domain: str, origin: str) -> bool:
 class Sending:
     """Sends one answer, and remembers what was sent."""
 
-    __slots__ = ("_common", "_request", "_send", "headless", "size", "started", "status")
+    __slots__ = ("_common", "_request", "_send", "_takes_parts", "headless", "size", "started", "status")
 
-    def __init__(self, send: Send, request: Request, common: CommonHeaders) -> None:
+    def __init__(self, send: Send, request: Request, common: CommonHeaders, takes_parts: bool = False) -> None:
         self._send = send
         self._request = request
         self._common = common
+        self._takes_parts = takes_parts
         self.headless = request.method == "HEAD"
         """Whether only the headers are sent."""
         self.status = 0
@@ -176,12 +178,26 @@ class Sending:
             self.size += len(piece)
             await self._send({"type": "http.response.body", "body": piece, "more_body": True})
 
+    async def parts(self, parts: list[bytes | memoryview]) -> None:
+        """Send several pieces; without a copy, if the server behind `send` can do that."""
+        if len(parts) <= 1 or not self._takes_parts:
+            await self.piece(parts[0] if len(parts) == 1 else b"".join(parts))
+        elif not self.headless:
+            self.size += sum(map(len, parts))
+            await self._send({"type": "http.response.body", "body": parts, "more_body": True})
+
     async def end(self) -> None:
         await self._send({"type": "http.response.body", "body": b""})
 
     async def error(self, error: FascicleError) -> None:
-        """Send an expected error; behind the beginning of an answer its text is appended to the body."""
+        """Send an expected error; behind the beginning of an answer its text is appended to the body.
+
+        An answer made of a volume that cannot be read any further is broken off: text would be taken for voxels.
+        """
         answer = of_error(error, self._request.path)
+        if self.started and isinstance(error, VolumeError):
+            self.status = answer.status
+            raise ConnectionAbortedError(error.message)
         if self.started:
             await self.piece(answer.body)  # type: ignore[arg-type]
             await self.end()

@@ -29,7 +29,7 @@ from fascicle.server.access_log import AccessLog
 from fascicle.server.admission import ColdPages, Pools, Throttle
 from fascicle.server.bodies import BodyBridge, BodyLimits, Receive
 from fascicle.server.catalog_calls import Edit
-from fascicle.server.connection import Exchange
+from fascicle.server.connection import PARTS, Exchange
 from fascicle.server.gates import Gates
 from fascicle.server.metrics import Metrics
 from fascicle.server.requests import Request
@@ -45,8 +45,9 @@ Reading = AbstractContextManager[ReadTransaction]
 
 log = logging.getLogger(__name__)
 
-STREAM_BYTES = 512 << 10
+STREAM_BYTES = 1 << 20
 """Pieces of a streamed answer are gathered to this size before they are sent."""
+LARGE_PIECE_BYTES = 64 << 10
 FIRST_BYTES = 2 << 20
 """The first ones to this size: an answer that is complete by then is sent as a whole."""
 STREAM_S = 0.05
@@ -144,7 +145,7 @@ class Application:
 
     async def _http(self, scope: Any, receive: Receive, send: Send) -> None:
         request = Request.of_scope(scope)
-        sending = answers.Sending(send, request, self.headers)
+        sending = answers.Sending(send, request, self.headers, PARTS in scope.get("extensions", ()))
         self.metrics.running += 1
         kind = keyword = ""
         try:
@@ -400,14 +401,14 @@ class Application:
             pieces = iter(answer.body)
             first, more = await run(_gathered, pieces, FIRST_BYTES)
             if not more:
-                answer.body = first
+                answer.body = first[0] if len(first) == 1 else b"".join(first)
                 await sending.answer(answer)
                 return
             await sending.start(answer)
-            await sending.piece(first)
+            await sending.parts(first)
             while more and not sending.headless:
-                piece, more = await run(_gathered, pieces, STREAM_BYTES)
-                await sending.piece(piece)
+                parts, more = await run(_gathered, pieces, STREAM_BYTES)
+                await sending.parts(parts)
             await sending.end()
         finally:
             await run(_close, answer.body, reading)
@@ -502,17 +503,31 @@ def _settle(future: asyncio.Future[Any], outcome: Outcome) -> None:
             future.set_result(outcome.result)
 
 
-def _gathered(pieces: Iterator[bytes | memoryview], enough: int) -> tuple[bytes | memoryview, bool]:
-    """The next pieces in one of `enough` bytes or more, or what there is in a while; and whether more may follow."""
-    gathered: list[bytes | memoryview] = []
+def _gathered(pieces: Iterator[bytes | memoryview], enough: int) -> tuple[list[bytes | memoryview], bool]:
+    """The next pieces, `enough` bytes or more or what there is in a while; and whether more may follow.
+
+    Small ones are put together; large ones stay what they are, to be sent without a copy.
+    """
+    parts: list[bytes | memoryview] = []
+    small: list[bytes | memoryview] = []
     size = 0
+    more = False
     deadline = time.monotonic() + STREAM_S
     for piece in pieces:
-        gathered.append(piece)
         size += len(piece)
+        if len(piece) < LARGE_PIECE_BYTES:
+            small.append(piece)
+        else:
+            if small:
+                parts.append(b"".join(small))
+                small = []
+            parts.append(piece)
         if size >= enough or time.monotonic() > deadline:
-            return (piece if len(gathered) == 1 else b"".join(gathered)), True
-    return b"".join(gathered), False
+            more = True
+            break
+    if small:
+        parts.append(b"".join(small))
+    return parts, more
 
 
 def _close(body: Any, reading: Reading) -> None:

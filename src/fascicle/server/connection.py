@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PARTS = "fascicle.parts"
+"""Extension of ASGI: the body of a message that more follow may be a list of buffers."""
 LARGEST_HEAD_BYTES = 16 << 20
 """URL and headers of a request together; keys of some hundred kilobytes are in use."""
 QUICK_BODY_BYTES = 1 << 20
@@ -367,6 +369,7 @@ class Exchange:
             "headers": request.raw_headers,
             "client": connection.client,
             "server": None,
+            "extensions": {PARTS: {}},
             "fascicle.request": request,
         }
         try:
@@ -391,7 +394,13 @@ class Exchange:
         more = message.get("more_body", False)
         if self.request.method == "HEAD":
             body = b""
-        if self._chunked:
+        if type(body) is list:
+            if self._chunked:
+                connection.transport.write(b"%x\r\n" % sum(map(len, body)))
+            connection.transport.writelines(body)
+            if self._chunked:
+                connection.transport.write(b"\r\n")
+        elif self._chunked:
             if len(body):
                 connection.transport.write(b"%x\r\n" % len(body))
                 connection.transport.write(body)

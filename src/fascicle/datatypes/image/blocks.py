@@ -37,6 +37,10 @@ RAW, LZ4, GZIP, JPEG = range(4)
 WORTH_COMPRESSING = 0.85
 """An LZ4 block is kept if it has less than this part of the voxels' size."""
 
+SAMPLES, SAMPLE_BYTES = 8, 4096
+NOISE = 0.93
+"""If samples of a block do not get smaller than this, the block would not get smaller than `WORTH_COMPRESSING`."""
+
 _KEY = struct.Struct(">III")
 _BIAS = 1 << 31
 _HEADER = struct.Struct("<iiii")
@@ -121,11 +125,23 @@ def encode_block(voxels: Voxels, layout: BlockLayout) -> bytes:
         return bytes((JPEG,)) + block_jpeg(voxels, int(level or DEFAULT_QUALITY), accurate=True)
     if method == "gzip":
         return bytes((GZIP,)) + igzip.compress(data, 1 if level == "1" else 2, mtime=0)
-    if method != "none":
+    if method != "none" and not _is_noise(data):
         packed: bytes = lz4.block.compress(data, store_size=False)
         if len(packed) < WORTH_COMPRESSING * len(data):
             return bytes((LZ4,)) + packed
     return b"".join((bytes((RAW,)), data))
+
+
+def _is_noise(data: bytes | memoryview) -> bool:
+    """Whether samples from all over a large block hardly compress, so that it is not worth trying the whole."""
+    if len(data) < 4 * SAMPLES * SAMPLE_BYTES:
+        return False
+    step = (len(data) - SAMPLE_BYTES) // (SAMPLES - 1)
+    packed = sum(
+        len(lz4.block.compress(data[at : at + SAMPLE_BYTES], store_size=False))
+        for at in range(0, SAMPLES * step, step)
+    )
+    return packed > NOISE * SAMPLES * SAMPLE_BYTES
 
 
 def decode_block(stored: bytes | memoryview, layout: BlockLayout) -> Voxels:

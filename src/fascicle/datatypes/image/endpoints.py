@@ -70,8 +70,6 @@ from fascicle.errors import NOT_JSON, BadRequest
 LZ4_ANSWER_BYTES = 256 << 20
 """Larger volumes asked for as one LZ4 block are framed as literals instead of being compressed in memory."""
 SMALL_ANSWER_BYTES = 4 << 20
-PIECE_BYTES = 1 << 20
-"""Block streams are sent in pieces of about this size."""
 
 
 def reader_of(call: Call) -> BlockReader:
@@ -449,22 +447,13 @@ def _framing(call: Call, layout: BlockLayout) -> str:
 
 
 def _records(reader: BlockReader, blocks: Iterator[Located], framing: str) -> Iterator[bytes | memoryview]:
-    """Headers and payloads of stored blocks, many blocks in a piece."""
+    """Headers and payloads of stored blocks."""
     per_batch = max(1, BATCH_BYTES // reader.layout.block_bytes)
     while batch := list(itertools.islice(blocks, per_batch)):
-        pieces: list[bytes | memoryview] = []
-        size = 0
         for block, handle, stored in reader.source.stored(batch):
             parts = _framed(reader, handle, stored, framing)
-            length = sum(map(len, parts))
-            pieces += (record_header(block, length), *parts)
-            size += length
-            if size >= PIECE_BYTES:
-                yield b"".join(pieces)
-                pieces.clear()
-                size = 0
-        if pieces:
-            yield b"".join(pieces)
+            yield record_header(block, sum(map(len, parts)))
+            yield from parts
 
 
 def _framed(reader: BlockReader, handle: bytes, stored: memoryview, framing: str) -> list[bytes | memoryview]:
