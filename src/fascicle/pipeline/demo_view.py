@@ -18,6 +18,7 @@ GRAYSCALE = "grayscale"
 SEGMENTATION = "segmentation"
 ROI_LABELS = "segmentation_roi_voxels"
 _TILT = [0.34, -0.36, 0.12, 0.86]
+_PALE = ("#ffd9a0", "#a0d8ff", "#ffa0c8", "#b8ffb0", "#e0b0ff", "#fff0a0")
 _LINE_SHADER = """#uicontrol float confidence slider(min=0, max=1, default=0)
 void main() {
   if (prop_conf() < confidence) discard;
@@ -84,7 +85,8 @@ def demo_state(
                 "segments": [str(label) for label in range(1, count + 1)],
                 "selectedAlpha": 0.12,
                 "notSelectedAlpha": 0,
-                "objectAlpha": 0.12,
+                "objectAlpha": 0.3,
+                "segmentColors": {str(label): _PALE[label % len(_PALE)] for label in range(1, count + 1)},
                 "hideSegmentZero": True,
                 "pick": False,
             }
