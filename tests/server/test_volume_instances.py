@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import subprocess
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 
 from remote_volumes import bucket, label_volume, smooth_volume, write_precomputed
 from serving import RunningServer, command, new_repo
-from volume_settings_file import instances_of
+from volume_settings_file import instances_of, settings_file
 
 Launch = Callable[..., RunningServer]
 
@@ -77,8 +78,7 @@ def test_grayscale_in_a_bucket_and_the_rest_here(launch: Launch, tmp_path: Path)
 
 def test_descriptions_follow_the_volume(launch: Launch, tmp_path: Path) -> None:
     address = write_precomputed(tmp_path / "em", [smooth_volume((64, 64, 64))])
-    text = f'[store.em]\nengine = "ngprecomputed"\nref = "{address}"\ninstance = "em"\n'
-    server = launch(write_settings(tmp_path / "server.toml", text))
+    server = launch(settings_file(tmp_path / "server.toml", {"em": address}))
     with server.client() as client:
         uuid = new_repo(client)
         instances_of(client, uuid, "em")
@@ -95,8 +95,7 @@ def test_descriptions_follow_the_volume(launch: Launch, tmp_path: Path) -> None:
 def test_a_dead_bucket_stops_nothing_else(launch: Launch, tmp_path: Path) -> None:
     """The server starts, says what is wrong, and serves the instance as soon as the bucket is there."""
     folder = tmp_path / "late"
-    text = f'[store.em]\nengine = "ngprecomputed"\nref = "file://{folder}"\ninstance = "em"\n'
-    server = launch(write_settings(tmp_path / "server.toml", text))
+    server = launch(settings_file(tmp_path / "server.toml", {"em": f"file://{folder}"}))
     with server.client() as client:
         uuid = new_repo(client)
         client.post(f"/api/repo/{uuid}/instance", {"typename": "keyvalue", "dataname": "notes"}).expect()
@@ -176,8 +175,7 @@ def test_a_segmentation_in_a_bucket(launch: Launch, tmp_path: Path) -> None:
     volume = label_volume((64, 128, 128), "uint32")
     write_precomputed(tmp_path / "bucket", [volume, volume[::2, ::2, ::2]], "raw", kind="segmentation")
     with bucket(tmp_path / "bucket") as served:
-        text = f'[store.seg]\nengine = "ngprecomputed"\nref = "{served.url}"\ninstance = "segmentation"\n'
-        server = launch(write_settings(tmp_path / "server.toml", text), "--workers", "2")
+        server = launch(settings_file(tmp_path / "server.toml", {"segmentation": served.url}), "--workers", "2")
         with server.client() as client:
             uuid = new_repo(client)
             found = instances_of(client, uuid, "segmentation")["segmentation"]
@@ -212,8 +210,7 @@ def test_a_bucket_that_dies_while_it_is_read(launch: Launch, tmp_path: Path) -> 
     """Requests for what is not cached fail with the reason; all others go on; nothing hangs."""
     write_precomputed(tmp_path / "bucket", [smooth_volume((64, 64, 640))])
     with bucket(tmp_path / "bucket") as served:
-        text = f'[store.em]\nengine = "ngprecomputed"\nref = "{served.url}"\ninstance = "em"\n'
-        server = launch(write_settings(tmp_path / "server.toml", text))
+        server = launch(settings_file(tmp_path / "server.toml", {"em": served.url}))
         with server.client() as client:
             uuid = new_repo(client)
             instances_of(client, uuid, "em")
@@ -228,3 +225,17 @@ def test_a_bucket_that_dies_while_it_is_read(launch: Launch, tmp_path: Path) -> 
             client.get(f"{path}/info").expect()
             served.broken = False
             client.get(f"{path}/blocks/1_0_0/1").expect()
+
+
+def test_a_stream_that_cannot_go_on_is_broken_off(launch: Launch, tmp_path: Path) -> None:
+    """Nobody takes half of an answer for the whole, or the text of an error for voxels."""
+    write_precomputed(tmp_path / "em", [smooth_volume((64, 64, 6400))])
+    (tmp_path / "em" / "8_8_8" / "6336-6400_0-64_0-64").write_bytes(b"damaged")
+    server = launch(settings_file(tmp_path / "server.toml", {"em": f"file://{tmp_path}/em"}))
+    with server.client() as client:
+        uuid = new_repo(client)
+        instances_of(client, uuid, "em")
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            client.get(f"/api/node/{uuid}/em/subvolblocks/6400_64_64/0_0_0")
+        client.get(f"/api/node/{uuid}/em/blocks/0_0_0/100").expect(400)
+        client.get(f"/api/node/{uuid}/em/blocks/0_0_0/99").expect()
