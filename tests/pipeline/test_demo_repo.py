@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.progress import Progress
 
-from fascicle.pipeline.demo_repo import mapping_message
-from fascicle.pipeline.demo_view import demo_state
+from fascicle.pipeline.demo_repo import Server, load, mapping_message
+from fascicle.pipeline.demo_tables import tables_in
+from fascicle.pipeline.demo_view import demo_state, read_synapses
+from serving import TOKEN, RunningServer
 
 
 def _varints(data: bytes) -> list[int]:
@@ -104,3 +109,22 @@ def test_view_has_the_synapses_of_selected_bodies() -> None:
     assert synapses["source"]["transform"]["outputDimensions"] == state["dimensions"]
     assert notes["annotations"][0]["point"] == [7.5, 8.5, 9.5]
     assert notes["annotations"][0]["description"] == "to split: here"
+
+
+def test_real_data_bring_their_own_tables_and_nothing_is_made_up(tmp_path: Path, server: RunningServer) -> None:
+    folder = tmp_path / "a volume"
+    folder.mkdir()
+    np.save(folder / "labels.npy", (np.indices((64, 64, 64)).sum(0) // 64 + 1).astype(np.uint64))
+    (folder / "synapses.csv").write_text("x_pre,y_pre,z_pre,x_post,y_post,z_post\n1,2,3,60,61,62\n")
+    (folder / "rois.json").write_text('{"a\'L(R)": [[0, 0, 0, 1]]}')
+    assert set(tables_in(folder)) == {"synapses", "rois"}
+    connection = Server(server.url, TOKEN)
+    with Progress(disable=True) as progress:
+        repo = load(connection, folder.name, folder, progress)
+    ((pre, post, *bodies),) = read_synapses(connection, f"{repo['Root']}:master")
+    assert (pre["Pos"], post["Pos"], bodies) == ([1, 2, 3], [60, 61, 62], [1, 3])
+    node = f"/api/node/{repo['Root']}"
+    assert connection.json("GET", f"{node}/a'L(R)/roi") == [[0, 0, 0, 1]]
+    assert connection.json("GET", f"{node}/segmentation_annotations/keys") == []
+    assert connection.json("GET", f"{node}/segmentation_todo/all-elements") == {}
+    assert "segmentation_skeletons" not in repo["DataInstances"]

@@ -149,9 +149,24 @@ def load(server: Server, alias: str, folder: Path | None, progress: Progress) ->
     progress.update(making, total=1, completed=1)
     root = ready or new_repo(server, volume)
     fill(server, root, volume, progress)
+    if folder is not None:
+        _post_tables(server, root, folder, progress)
     server.json("POST", f"/api/node/{root}/commit", {"note": f"{volume.description}, as loaded"})
     server.json("POST", f"/api/node/{root}/newversion", {"note": "open for edits"})
     return next(repo for repo in _repos(server) if repo["Root"] == root)
+
+
+def _post_tables(server: Server, root: str, folder: Path, progress: Progress) -> None:
+    """Real synapses, regions and notes, if the folder has tables of them."""
+    from fascicle.pipeline.demo_tables import load_tables, tables_in
+    from fascicle.pipeline.ingest_connections import ServerConnection
+
+    tables = tables_in(folder)
+    if tables:
+        task = progress.add_task(f"loading {', '.join(tables)}", total=None)
+        with ServerConnection(server.base_url, server.token) as connection:
+            load_tables(connection, root, folder, "demo")
+        progress.update(task, total=1, completed=1)
 
 
 def largest_bodies(server: Server, root: str) -> list[int]:
