@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import gzip
 import hashlib
+import shutil
 import socket
 import struct
+import tempfile
 import time
 import zlib
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -16,7 +21,8 @@ import numpy as np
 from fascicle.datatypes.slice_images import encode_png
 from fascicle.formats import tar
 from proofreading import wire
-from serving import Client, RunningServer, new_instance, new_repo
+from remote_volumes import write_precomputed
+from serving import TOKEN, Client, RunningServer, new_instance, new_repo
 
 ANSWER_LIMIT_S = 10.0
 KEEPS_PARTS = ("/load",)
@@ -43,21 +49,27 @@ class Scene:
     """Blobs of the supervoxels of `seg`."""
     tiles: str
     """Drawn of `gray`."""
+    far_seg: str
+    """The voxels of `seg`, in a volume that lives elsewhere."""
+    far_gray: str
+    """Those of `gray`."""
 
     @property
-    def instances(self) -> dict[str, str]:
+    def instances(self) -> list[tuple[str, str]]:
         """Typenames and paths."""
-        return {
-            "keyvalue": self.keys,
-            "labelmap": self.seg,
-            "uint8blk": self.gray,
-            "annotation": self.points,
-            "labelsz": self.counts,
-            "roi": self.region,
-            "neuronjson": self.notes,
-            "tarsupervoxels": self.meshes,
-            "imagetile": self.tiles,
-        }
+        return [
+            ("keyvalue", self.keys),
+            ("labelmap", self.seg),
+            ("uint8blk", self.gray),
+            ("annotation", self.points),
+            ("labelsz", self.counts),
+            ("roi", self.region),
+            ("neuronjson", self.notes),
+            ("tarsupervoxels", self.meshes),
+            ("imagetile", self.tiles),
+            ("labelmap", self.far_seg),
+            ("uint8blk", self.far_gray),
+        ]
 
     def digest(self, client: Client) -> str:
         """A fingerprint of all that a request might have changed."""
@@ -93,6 +105,11 @@ class Scene:
             ("GET", f"{self.meshes}/exists", b"[1,2,3,4,5,6,7,8]"),
             *(("GET", f"{self.meshes}/supervoxel/{supervoxel}", b"") for supervoxel in (1, 2, 5)),
             *(("GET", f"{self.tiles}/tile/{name}", b"") for name in TILES),
+            ("GET", f"{self.far_seg}/raw/0_1_2/128_64_64/0_0_0?supervoxels=true", b""),
+            ("GET", f"{self.far_seg}/mappings", b""),
+            ("GET", f"{self.far_seg}/mutations", b""),
+            ("GET", f"{self.far_seg}/maxlabel", b""),
+            ("GET", f"{self.far_gray}/raw/0_1_2/128_64_64/0_0_0", b""),
         ]
         for method, path, body in questions:
             reply = client.request(method, path, body)
@@ -127,6 +144,26 @@ def segmentation() -> np.ndarray:
     return labels
 
 
+@cache
+def volumes() -> tuple[str, str]:
+    """Addresses of the segmentation and of the image as precomputed volumes; they stay while the tests run."""
+    folder = Path(tempfile.mkdtemp(prefix="fascicle-fuzz-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    labels = segmentation()
+    gray = (labels * 30).astype(np.uint8)
+    return (
+        write_precomputed(folder / "seg", [labels], kind="segmentation", encoding="compressed_segmentation"),
+        write_precomputed(folder / "gray", [gray], encoding="jpeg"),
+    )
+
+
+def _elsewhere(client: Client, uuid: str, name: str, address: str) -> str:
+    typename = "labelmap" if name == "fseg" else "uint8blk"
+    settings = {"typename": typename, "dataname": name, "Source": address}
+    client.post(f"/api/repo/{uuid}/instance?admintoken={TOKEN}", settings).expect()
+    return f"/api/node/{uuid}/{name}"
+
+
 def make_scene(client: Client) -> Scene:
     """A new repo with data."""
     uuid = new_repo(client, "fuzz")
@@ -141,6 +178,7 @@ def make_scene(client: Client) -> Scene:
         new_instance(client, uuid, "neuronjson", "notes"),
         new_instance(client, uuid, "tarsupervoxels", "meshes", Extension="drc"),
         new_instance(client, uuid, "imagetile", "tiles", Source="gray"),
+        *(_elsewhere(client, uuid, name, address) for name, address in zip(("fseg", "fgray"), volumes(), strict=True)),
     )
     for name in ("a", "b", "c"):
         client.post(f"{scene.keys}/key/{name}", name.encode() * 50).expect()
@@ -150,6 +188,8 @@ def make_scene(client: Client) -> Scene:
     client.post(f"{scene.gray}/raw/0_1_2/128_64_64/0_0_0", (labels * 30).astype(np.uint8).tobytes()).expect()
     for path, names in ((scene.points, "seg"), (scene.counts, "points"), (scene.meshes, "seg")):
         client.post(f"{path}/sync", {"sync": names}).expect()
+    while not client.post(f"{scene.far_seg}/index-source").expect().json()["complete"]:
+        pass
     client.post(f"{scene.points}/elements", ELEMENTS).expect()
     client.post(f"{scene.region}/roi", SPANS).expect()
     client.post(f"{scene.notes}/key/2?u=ann", NOTE).expect()
@@ -316,6 +356,12 @@ def valid_payloads(scene: Scene) -> list[tuple[str, str, bytes]]:
         ("POST", f"{tiles}/metadata", b'{"MinTileCoord":[0,0,0],"MaxTileCoord":[1,0,63],"Levels":' + LEVELS + b"}"),
         ("POST", f"{tiles}/tile/xy/0/1_0_0", encode_png(np.zeros((64, 64), np.uint8))),
         ("POST", f"{tiles}/generate?planes=xy&zrange=0,3", LEVELS),
+        ("POST", f"{scene.far_seg}/index-source", b""),
+        ("POST", f"{scene.far_seg}/merge", b"[1, 4]"),
+        ("GET", f"{scene.far_seg}/labels", b"[[1,2,3],[70,10,10]]"),
+        ("GET", f"{scene.far_seg}/mapping", b"[1,2,3,99]"),
+        ("POST", f"{scene.far_seg}/tags", b'{"a":"b"}'),
+        ("POST", f"{scene.far_gray}/tags", b'{"a":"b"}'),
         ("POST", f"/api/repo/{scene.uuid}/instance", b'{"typename":"labelmap","dataname":"x","BlockSize":"64,64,64"}'),
         ("POST", f"/api/repo/{scene.uuid}/info", b'{"alias":"a","description":"b"}'),
         ("POST", f"/api/repo/{scene.uuid}/log", b'{"log":["one"]}'),

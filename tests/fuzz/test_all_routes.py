@@ -73,7 +73,7 @@ def routes(scene: Scene) -> list[str]:
     """Paths of everything that answers, without arguments."""
     found = [*SERVER_ROUTES, *(f"/api/repo/{scene.uuid}/{name}" for name in REPO_ROUTES)]
     found += [f"/api/node/{scene.uuid}/{name}" for name in NODE_ROUTES]
-    for typename, path in scene.instances.items():
+    for typename, path in scene.instances:
         found += [f"{path}/{route.keyword}" for route in datatype(typename).routes]
         found += [f"{path}/{generic}" for generic in ("info", "help", "tags", "sync", "blobstore", "odd", "")]
     return found
