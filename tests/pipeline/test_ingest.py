@@ -237,10 +237,10 @@ def test_the_command_on_other_kinds_of_volumes(kind: str, tmp_path: Path) -> Non
             options, array = ["--resolution", "4,5,40"], volume.T
         else:
             spec |= {"multiscale_metadata": {"type": "image", "data_type": "uint8", "num_channels": 1}}
+            sharding = {"@type": "neuroglancer_uint64_sharded_v1", "hash": "murmurhash3_x86_128", "preshift_bits": 2}
             spec["scale_metadata"] = {
-                "size": volume.shape[::-1], "resolution": [4, 5, 40], "voxel_offset": [7, 0, -3],
-                "chunk_size": [8, 8, 8], "encoding": "raw", "sharding": {"@type": "neuroglancer_uint64_sharded_v1", "preshift_bits": 2,
-                "hash": "murmurhash3_x86_128", "minishard_bits": 1, "shard_bits": 1},
+                "size": volume.shape[::-1], "resolution": [4, 5, 40], "voxel_offset": [7, 0, -3], "encoding": "raw",
+                "chunk_size": [8, 8, 8], "sharding": sharding | {"minishard_bits": 1, "shard_bits": 1},
             }  # fmt: skip
             array = volume.T[..., None]
         tensorstore.open(spec).result().write(array).result()
