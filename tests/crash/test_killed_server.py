@@ -2,7 +2,8 @@
 
 Each round starts the server on the store that the rounds before left, checks everything against the model, edits with
 several clients at once, and kills. An edit that was not answered may have happened or not, but wholly: its record in
-`/mutations` says which, for block writes the voxels do. FASCICLE_CRASH_ROUNDS says how many rounds (default 30),
+`/mutations` says which, for block writes the voxels do, for edits of annotations the blocks of annotations: bodies, tags
+and counts must then agree with that. FASCICLE_CRASH_ROUNDS says how many rounds (default 30),
 FASCICLE_SEED seeds them.
 """
 
@@ -20,10 +21,10 @@ from typing import Any
 
 import pytest
 
-from proofreading import queries
+from proofreading import points, queries
 from proofreading.edits import Edit, perform, random_edit
-from proofreading.model import World, empty_world
-from proofreading.queries import difference
+from proofreading.model import State, World, empty_world
+from proofreading.queries import Query, difference
 from serving import Client, RunningServer, new_instance, new_repo
 
 ROUNDS = int(os.environ.get("FASCICLE_CRASH_ROUNDS", "30"))
@@ -85,7 +86,7 @@ class KeyWriter:
 
 @dataclass
 class Proofreader:
-    """One client that edits a labelmap of its own."""
+    """One client that edits a labelmap of its own, and annotations that follow it and are counted."""
 
     uuid: str
     random: Random
@@ -102,7 +103,12 @@ class Proofreader:
 
     def work(self, client: Client) -> None:
         while True:
-            edit = random_edit(self.random, self.world, self.world.versions[self.uuid], self.grid)
+            state = self.world.versions[self.uuid]
+            edit = None
+            if state.index and self.random.random() < 0.5:
+                edit = points.random_edit(self.random, self.world, state, self.grid)
+            if edit is None:
+                edit = random_edit(self.random, self.world, state, self.grid)
             self.in_flight = edit
             outcome = perform(client, edit, self.name)
             self.world = edit.after(self.world, outcome)
@@ -118,7 +124,7 @@ class Proofreader:
                 self.happened_unanswered += 1
                 self.world = edit.after(self.world, outcome)
         state = self.world.versions[self.uuid]
-        for question in queries.whole_state(state):
+        for question in whole_state(state):
             answer, expected = question.ask(client, self.instance), question.expect(state)
             if answer != expected:
                 raise Lost(f"in flight: {edit}; {difference(question, state, expected, answer)}")
@@ -132,9 +138,14 @@ class Proofreader:
                 raise Lost(f"{len(records)} records after {len(state.actions)} edits and one in flight")
             return records[-1] if len(records) > len(state.actions) else None
         after = edit.apply(state, {})
-        voxels = [question for question in queries.whole_state(after) if question.path.startswith("/raw/")]
-        happened = all(question.ask(client, self.instance) == question.expect(after) for question in voxels)
+        telling = [question for question in whole_state(after) if question.path.startswith(edit.told_by)]
+        happened = all(question.ask(client, self.instance) == question.expect(after) for question in telling)
         return {} if happened else None
+
+
+def whole_state(state: State) -> list[Query]:
+    """All that is compared after a crash."""
+    return [*queries.whole_state(state), *points.whole_state(state)]
 
 
 class Rounds:
@@ -164,6 +175,7 @@ class Rounds:
         self.proofreaders = []
         for name in ("first", "second"):
             new_instance(client, uuid, "labelmap", name, BlockSize="32,32,32", MaxDownresLevel="1")
+            points.new_followers(client, uuid, name)
             world = empty_world(uuid, (32, 32, 32), 2)
             self.proofreaders.append(Proofreader(uuid, Random(self.random.random()), name, world))
 

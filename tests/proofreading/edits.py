@@ -38,19 +38,22 @@ class Edit:
     """Leaves a record in `/mutations` that has the outcome."""
     needs_record: bool = False
     """The answer alone does not tell the outcome."""
+    method: str = "POST"
+    told_by: str = "/raw/"
+    """How paths of questions begin that tell whether an edit without a record has happened."""
 
     def after(self, world: World, outcome: Outcome) -> World:
         return world if self.status != 200 else world.with_state(self.apply(world.versions[self.uuid], outcome))
 
     def __str__(self) -> str:
         shown = self.body[:200].decode() if self.body[:1] == b"[" else f"<{len(self.body)} bytes>"
-        return f"{self.name} at {self.uuid[:6]}: POST {self.path} {shown} -> {self.status}"
+        return f"{self.name} at {self.uuid[:6]}: {self.method} {self.path} {shown} -> {self.status}"
 
 
 def perform(client: Client, edit: Edit, name: str = "seg") -> dict[str, Any]:
     """Send an edit of the instance `name`, which must be answered as it says; its outcome."""
     instance = f"/api/node/{edit.uuid}/{name}"
-    reply = client.post(instance + edit.path, edit.body)
+    reply = client.request(edit.method, instance + edit.path, edit.body)
     assert reply.status == edit.status, f"answered {reply.status}: {reply.body[:500]!r}"
     if edit.status != 200 or not edit.recorded:
         return {}
@@ -63,7 +66,7 @@ def perform(client: Client, edit: Edit, name: str = "seg") -> dict[str, Any]:
 
 def refused(edit: Edit, name: str) -> Edit:
     """The edit as one that must be refused and change nothing."""
-    return Edit(name, edit.uuid, edit.path, edit.body, lambda state, _: state, 400, False)
+    return Edit(name, edit.uuid, edit.path, edit.body, lambda state, _: state, 400, False, method=edit.method)
 
 
 def numbers(values: list[int]) -> bytes:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -73,6 +74,10 @@ class State:
     actions: tuple[tuple[str, int | None], ...] = ()
     """Operations recorded at this version with their mutation ids, where they are known."""
     locked: bool = False
+    elements: dict[Block, dict[str, Any]] = field(default_factory=dict)
+    """Annotations by place, see `points.py`."""
+    element_blocks: frozenset[Block] = frozenset()
+    """Blocks that hold annotations, or did."""
 
     # -- derived -------------------------------------------------------------------------------------------------
 

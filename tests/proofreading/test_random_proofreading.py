@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from proofreading import queries
+from proofreading import points, queries
 from proofreading.edits import perform, random_edit
 from proofreading.model import State, World, empty_world
 from proofreading.queries import Query, difference
@@ -27,7 +27,7 @@ FIRST_SEED = int(os.environ.get("FASCICLE_SEED", "1"))
 SEQUENCES = int(os.environ.get("FASCICLE_SEQUENCES", "60"))
 SEQUENCES_PER_TEST = 10
 READERS = 2
-OPERATIONS = 14
+OPERATIONS = 18
 QUESTIONS = 12
 """After every operation, at versions drawn at random."""
 
@@ -59,6 +59,7 @@ class Sequence:
             BlockSize=",".join(map(str, self.block_size)),
             MaxDownresLevel=str(self.scales - 1),
         )
+        points.new_followers(self.client, root, "seg")
         self.history: list[World] = [empty_world(root, self.block_size, self.scales)]
         """The states after 0, 1, 2, ... operations."""
         self.begun = 0
@@ -75,7 +76,7 @@ class Sequence:
                 self.operate()
                 self.check(QUESTIONS)
         for state in self.world.versions.values():
-            for question in queries.whole_state(state):
+            for question in [*queries.whole_state(state), *points.whole_state(state)]:
                 self.compare(question, state)
 
     def operate(self) -> None:
@@ -87,11 +88,15 @@ class Sequence:
             self.make_version(self.random.choice(filled) if filled else self.random.choice(list(world.versions)))
             return
         state = world.versions[self.random.choice(open_versions)]
-        edit = random_edit(self.random, world, state, self.grid)
+        edit = None
+        if state.index and self.random.random() < 0.45:
+            edit = points.random_edit(self.random, world, state, self.grid)
+        if edit is None:
+            edit = random_edit(self.random, world, state, self.grid)
         self.operations.append(str(edit))
         self.begun += 1
         outcome = perform(self.client, edit)
-        self.burnt_ids |= edit.status != 200
+        self.burnt_ids |= edit.status != 200 and not edit.path.startswith("-")
         self.history.append(edit.after(world, outcome))
 
     def make_version(self, uuid: str) -> None:
@@ -118,7 +123,8 @@ class Sequence:
     def check(self, count: int) -> None:
         for _ in range(count):
             state = self.random.choice(list(self.world.versions.values()))
-            self.compare(self.random.choice(queries.MAKERS)(self.random, state), state)
+            makers = points.QUESTIONS if self.random.random() < 0.4 else queries.MAKERS
+            self.compare(self.random.choice(makers)(self.random, state), state)
         if not self.burnt_ids:
             self.compare(queries.next_label(self.world), state)
 
@@ -143,7 +149,8 @@ class Sequence:
                         first = len(self.history) - 1
                         states = list(self.history[first].versions.values())
                         state = random.choice([state for state in states if not state.locked] or states)
-                        question = random.choice(queries.MAKERS)(random, state)
+                        makers = points.QUESTIONS if random.random() < 0.4 else queries.MAKERS
+                        question = random.choice(makers)(random, state)
                         answer = question.ask(client, f"/api/node/{state.uuid}/seg")
                         asked.append((first, self.begun, state.uuid, question, answer))
                         ended.wait(0.02)
