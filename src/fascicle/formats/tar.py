@@ -132,7 +132,7 @@ class Reader:
         stored, summed = _number(first[148:156], "checksum"), first[:148] + b"        " + first[156:]
         unsigned = sum(summed)
         # some old programs took bytes for signed numbers
-        if stored not in (unsigned, unsigned - 256 * sum(byte > 127 for byte in summed)):
+        if stored != unsigned and stored != unsigned - 256 * sum(byte > 127 for byte in summed):
             raise BadRequest("the body is not a tar archive: the checksum of a header is wrong")
         return first
 
