@@ -1,8 +1,8 @@
 """Annotations that follow the labelmap and counts that follow them, by brute force: what elements there are, where.
 
-The elements of a version belong to its `State`; bodies, tags, blocks and counts are derived by looking at every element.
-The annotation instance is called as the labelmap with `-points` behind it, the counts with `-counts`: paths of edits and
-questions here begin with that. Lists are compared as sets, since the order within them means nothing.
+The elements of a version belong to its `State`; bodies, tags, blocks and counts are derived by looking at every one.
+The annotation instance is called as the labelmap with `-points` behind it, the counts with `-counts`: paths of edits
+and questions here begin with that. Lists are compared as sets, since the order within them means nothing.
 """
 
 from __future__ import annotations
@@ -234,7 +234,8 @@ def post_elements(random: Random, world: World, state: State, grid: Block) -> Ed
     )
     if random.random() < 0.1:
         wrong = random.choice([{"Kind": "Synapse"}, {"Prop": {"conf": 1}}, {"Tags": [""]}, {"Pos": [1, 2, 1 << 31]}])
-        return refused(replace(edit, body=json.dumps([*body, {"Pos": [1, 2, 3]} | wrong]).encode()), "bad post of elements")
+        bad = json.dumps([*body, {"Pos": [1, 2, 3]} | wrong]).encode()
+        return refused(replace(edit, body=bad), "bad post of elements")
     return edit
 
 
