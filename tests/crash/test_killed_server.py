@@ -2,9 +2,8 @@
 
 Each round starts the server on the store that the rounds before left, checks everything against the model, edits with
 several clients at once, and kills. An edit that was not answered may have happened or not, but wholly: its record in
-`/mutations` says which, for block writes the voxels do, for edits of annotations the blocks of annotations: bodies, tags
-and counts must then agree with that. FASCICLE_CRASH_ROUNDS says how many rounds (default 30),
-FASCICLE_SEED seeds them.
+`/mutations` says which, for block writes the voxels do, for edits of annotations their blocks: bodies, tags and counts
+must then agree with that. FASCICLE_CRASH_ROUNDS says how many rounds (default 30), FASCICLE_SEED seeds them.
 """
 
 from __future__ import annotations
