@@ -69,3 +69,16 @@ def test_any_bytes_are_decoded_or_refused(data: bytes) -> None:
     for decode in (messages.decode_keys, messages.decode_key_values):
         with contextlib.suppress(BadRequest):
             decode(data)
+
+
+@given(st.lists(st.tuples(st.binary(max_size=140), st.binary(max_size=200))), st.binary(max_size=4), st.integers(0, 40))
+def test_the_usual_form_is_read_as_any_other(pairs: list[tuple[bytes, bytes]], more: bytes, cut: int) -> None:
+    encoded = messages.key_values(pairs)
+    for data in (encoded, encoded + more, encoded[: max(0, len(encoded) - cut)], encoded[cut:]):
+        try:
+            expected = messages.decode_any_key_values(data)
+        except BadRequest:
+            with pytest.raises(BadRequest):
+                messages.decode_key_values(data)
+        else:
+            assert messages.decode_key_values(data) == expected

@@ -110,6 +110,36 @@ def _text(field: int | bytes) -> bytes:
 
 def decode_key_values(data: bytes) -> list[tuple[bytes, bytes]]:
     """The pairs of KeyValues, in order. Raises BadRequest."""
+    pairs = _usual_key_values(data)
+    return decode_any_key_values(data) if pairs is None else pairs
+
+
+def _usual_key_values(data: bytes) -> list[tuple[bytes, bytes]] | None:
+    """The pairs of KeyValues written as they usually are, a key of less than 128 bytes and then its value; or None."""
+    pairs = []
+    at, end = 0, len(data)
+    while at < end:
+        if data[at] != 0x0A:
+            return None
+        length, start = _read_varint(data, at + 1)
+        at = start + length
+        if at > end or start + 1 >= at or data[start] != 0x0A or data[start + 1] > 0x7F:
+            return None
+        key_end = start + 2 + data[start + 1]
+        if key_end == at:
+            value_start = at
+        elif key_end < at and data[key_end] == 0x12:
+            length, value_start = _read_varint(data, key_end + 1)
+            if value_start + length != at:
+                return None
+        else:
+            return None
+        pairs.append((data[start + 2 : key_end], data[value_start:at]))
+    return pairs
+
+
+def decode_any_key_values(data: bytes) -> list[tuple[bytes, bytes]]:
+    """The pairs of KeyValues, in order, however they are written. Raises BadRequest."""
     pairs = []
     for number, message in _fields(data):
         if number == 1:

@@ -57,7 +57,12 @@ def is_long(type_key: bytes) -> bool:
 
 def any_long(batch: list[tuple[bytes, bytes]]) -> bool:
     """Whether one of many (type key, handle) stands for a long key; in type keys 0x00 comes before 0x01, 0x02, 0xff."""
-    return _LONG in b"".join([type_key for type_key, _ in batch])
+    return has_long([type_key for type_key, _ in batch])
+
+
+def has_long(type_keys: list[bytes]) -> bool:
+    """Whether one of many type keys stands for a long key."""
+    return _LONG in b"".join(type_keys)
 
 
 def short_keys(batch: list[tuple[bytes, bytes]]) -> list[bytes]:

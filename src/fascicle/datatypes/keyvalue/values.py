@@ -23,6 +23,10 @@ def get(view: VersionedView, key: bytes) -> bytes | None:
 def many(view: VersionedView, wanted: Sequence[bytes]) -> list[bytes | None]:
     """The values of keys, None for each that is not there."""
     type_keys = [text_keys.type_key(key) for key in wanted]
+    if not text_keys.has_long(type_keys):
+        load = view.load
+        handles = view.handles(VALUES, type_keys)
+        return [None if handle is None else _value(load, handle) for handle in handles]
     found: list[bytes | None] = []
     for type_key, handle in zip(type_keys, view.handles(VALUES, type_keys), strict=True):
         if handle is None:
