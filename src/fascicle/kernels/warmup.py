@@ -68,12 +68,13 @@ def _label_blocks() -> None:
 
 def _streams() -> None:
     from fascicle.formats import lz4_block
-    from fascicle.kernels import decimal, fnv
+    from fascicle.kernels import decimal, fnv, json_rows
 
     zeros = np.zeros(20, np.uint64)
     list(lz4_block.decompress_stream(b"".join(lz4_block.compress_stream([zeros], zeros.nbytes)), zeros.nbytes))
     fnv.fnv1_128(zeros.tobytes(), 0)
     decimal.parsed_list(decimal.json_list(zeros))
+    json_rows.parsed_rows(b"[[1,-2]]", 2)
 
 
 def _columns() -> None:

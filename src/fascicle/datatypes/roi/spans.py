@@ -16,6 +16,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from fascicle.errors import NOT_JSON, BadRequest, CorruptionError
+from fascicle.kernels import json_rows
 
 Spans = NDArray[np.int32]
 
@@ -24,7 +25,6 @@ NO_SPANS: Spans = np.zeros((0, 4), np.int32)
 
 _LEVEL = 3
 _SPANS_AT_ONCE = 1 << 15
-_rows_decoder = msgspec.json.Decoder(list[tuple[int, int, int, int]])
 _loose_decoder = msgspec.json.Decoder()
 _encode = msgspec.json.Encoder().encode
 
@@ -35,24 +35,20 @@ def parse_rows(data: bytes, columns: int, what: str) -> NDArray[np.int64]:
     Lists that are too short are filled with zeros, what is too much is left out. Raises BadRequest naming `what` the
     rows are.
     """
-    try:
-        if columns == 4:
-            rows: list[Any] = list(_rows_decoder.decode(data))
-        else:
-            rows = _loosely(data, columns, what)
-    except NOT_JSON:
-        rows = _loosely(data, columns, what)
-    try:
-        numbers = np.fromiter(chain.from_iterable(rows), np.int64, len(rows) * columns).reshape(-1, columns)
-    except OverflowError:
-        raise BadRequest(f"Error trying to parse POSTed JSON: {what} must be 32-bit integers") from None
+    numbers = json_rows.parsed_rows(data, columns)
+    if numbers is None:
+        rows = chain.from_iterable(_loosely(data, columns, what))
+        try:
+            numbers = np.fromiter(rows, np.int64).reshape(-1, columns)
+        except OverflowError:
+            raise BadRequest(f"Error trying to parse POSTed JSON: {what} must be 32-bit integers") from None
     if len(numbers) and (numbers.min() < INT32_MIN or numbers.max() > INT32_MAX):
         raise BadRequest(f"Error trying to parse POSTed JSON: {what} must be 32-bit integers")
     return numbers
 
 
 def _loosely(data: bytes, columns: int, what: str) -> list[Any]:
-    """What the strict decoder does not take: rows of other lengths, and `null` for zeros."""
+    """What the fast reader does not take: rows of other lengths, and `null` for zeros."""
     try:
         rows = _loose_decoder.decode(data)
     except NOT_JSON as error:
