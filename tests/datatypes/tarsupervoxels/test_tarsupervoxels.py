@@ -7,11 +7,13 @@ import io
 import struct
 import tarfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fascicle.formats import tar
+from remote_volumes import write_precomputed
 from serving import TOKEN, Client, RunningServer, new_instance, new_repo
 
 Files = dict[str, bytes]
@@ -55,6 +57,11 @@ class Scene:
         self.client.post(f"/api/node/{self.uuid}/commit", {}).expect()
         found: str = self.client.post(f"/api/node/{self.uuid}/newversion", {}).expect().json()["child"]
         return found
+
+
+@pytest.fixture
+def uuid(client: Client) -> str:
+    return new_repo(client)
 
 
 @pytest.fixture
@@ -205,6 +212,26 @@ def test_methods_and_paths_that_are_refused(scene: Scene, client: Client) -> Non
     ):  # fmt: skip
         assert client.request(method, f"{scene.meshes}/{path}", b"[]").status == 400, f"{method} {path}"
     assert client.get(f"{scene.meshes}/supervoxel/12345").expect(404).body == b"Supervoxel 12345 not found\n"
+
+
+def test_bodies_of_a_segmentation_elsewhere(client: Client, uuid: str, tmp_path: Path) -> None:
+    """They are known once the volume's index is made, and can be merged."""
+    labels = np.full((32, 32, 32), 7, np.uint64)
+    labels[:, :, 16:] = 9
+    address = write_precomputed(tmp_path, [labels], kind="segmentation")
+    settings = {"typename": "labelmap", "dataname": "far", "Source": address}
+    client.post(f"/api/repo/{uuid}/instance?admintoken={TOKEN}", settings).expect()
+    meshes = new_instance(client, uuid, "tarsupervoxels", "meshes", Extension="drc")
+    client.post(f"{meshes}/sync", {"sync": "far"}).expect()
+    client.post(f"{meshes}/supervoxel/7", b"seven").expect()
+    assert b"has no index yet" in client.get(f"{meshes}/tarfile/7").expect(400).body
+    far = f"/api/node/{uuid}/far"
+    while not client.post(f"{far}/index-source").expect().json()["complete"]:
+        pass
+    assert opened(client.get(f"{meshes}/tarfile/7").expect().body) == {"7.drc": b"seven"}
+    client.post(f"{far}/merge", [9, 7]).expect()
+    assert opened(client.get(f"{meshes}/tarfile/9").expect().body) == {"7.drc": b"seven", "9.missing": b""}
+    client.get(f"{meshes}/tarfile/7").expect(400)
 
 
 def test_without_a_labelmap(client: Client) -> None:

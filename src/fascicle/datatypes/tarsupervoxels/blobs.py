@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,8 +77,10 @@ def labelmap_of(call: Call) -> Instance:
 def supervoxels_of(call: Call, label: int) -> U64:
     """The supervoxels u64[n] of a body at the version of a request, ascending. Raises BadRequest if there is none."""
     from fascicle.datatypes.labelmap.bodies import read_body, read_rows
+    from fascicle.datatypes.labelmap.remote_index import check_index
 
     labelmap = labelmap_of(call)
+    check_index(replace(call, instance=labelmap))
     version = call.node.id if labelmap.versioned else call.catalog.repo(labelmap.repo_id).root_version
     view = VersionedView(call.txn, labelmap.id, call.catalog.ancestry(version))
     body = read_body(view, label)
