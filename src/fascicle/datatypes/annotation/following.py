@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fascicle.datatypes.annotation import lists, reading
+from fascicle.datatypes.annotation.events import Points, PointsChanged
 from fascicle.datatypes.annotation.label_index import (
     Reported,
     is_followed,
@@ -21,14 +22,15 @@ from fascicle.datatypes.annotation.label_index import (
     remove_points,
     segmentation_of,
 )
-from fascicle.datatypes.annotation.label_index import Rows as PointRows
 from fascicle.datatypes.annotation.layout import (
     ELEMENTS,
     I64,
     LABELS,
+    U8,
     U64,
     block_of,
     index_value_of,
+    kinds_of,
     label_prefix,
     positions_of,
     supervoxels_of,
@@ -43,6 +45,7 @@ from fascicle.formats import label_block
 from fascicle.formats.block_code import block_xyz
 from fascicle.versions import keys
 from fascicle.versions.model import Instance
+from fascicle.versions.resolution import VersionedView
 
 
 def follow(change: Change, publisher: Instance, event: Any) -> None:
@@ -93,29 +96,39 @@ def _cleave(change: Change, segmentation: Segmentation, event: Cleave) -> None:
         lists.divide(view, event.target, event.cleaved, partial(_inside, segmentation, leaving))
     if not is_followed(change):
         return
-    report = Reported(change, True)
-    for batch in rows_of_supervoxels(view, segmentation.id, leaving):
-        if batch:
-            xyz = positions_of([key for key, _ in batch])
-            values = [value_of(view, handle) for _, handle in batch]
-            report.gone.append(PointRows(np.full(len(batch), event.target, np.uint64), xyz, values))
-            report.came.append(PointRows(np.full(len(batch), event.cleaved, np.uint64), xyz, values))
-    report.tell_followers()
+    _, kinds, xyz = _counted(view, segmentation, leaving)
+    before, after = np.array([event.target, event.cleaved], np.uint64)
+    _tell_moved(change, np.full(len(kinds), before), np.full(len(kinds), after), kinds, xyz)
+
+
+def _counted(view: VersionedView, segmentation: Segmentation, supervoxels: U64) -> tuple[U64, U8, I64]:
+    """Supervoxels u64[n], kinds u8[n] and positions i64[n, 3] of the points in supervoxels (ascending)."""
+    type_keys: list[bytes] = []
+    handles: list[bytes] = []
+    for batch in rows_of_supervoxels(view, segmentation.id, supervoxels):
+        type_keys += [key for key, _ in batch]
+        handles += [handle for _, handle in batch]
+    return supervoxels_of(type_keys), kinds_of(view, handles), positions_of(type_keys)
+
+
+def _tell_moved(change: Change, before: U64, after: U64, kinds: U8, xyz: I64) -> None:
+    """Tell the followers that points are of other bodies now."""
+    if not len(kinds):
+        return
+    positions = xyz.astype(np.int32)
+    parts = []
+    for labels in (before, after):
+        live = labels != 0
+        parts.append(Points(labels[live], kinds[live], positions[live]))
+    change.emit(PointsChanged(*parts))
 
 
 def _remap(change: Change, segmentation: Segmentation, event: Remapped) -> None:
     if not is_followed(change):
         return
-    report = Reported(change, True)
-    for batch in rows_of_supervoxels(change.view, segmentation.id, event.supervoxels):
-        if batch:
-            type_keys = [key for key, _ in batch]
-            xyz = positions_of(type_keys)
-            values = [value_of(change.view, handle) for _, handle in batch]
-            at = np.searchsorted(event.supervoxels, supervoxels_of(type_keys))
-            report.gone.append(PointRows(event.before[at], xyz, values))
-            report.came.append(PointRows(event.after[at], xyz, values))
-    report.tell_followers()
+    supervoxels, kinds, xyz = _counted(change.view, segmentation, event.supervoxels)
+    at = np.searchsorted(event.supervoxels, supervoxels)
+    _tell_moved(change, event.before[at], event.after[at], kinds, xyz)
 
 
 def _inside(segmentation: Segmentation, supervoxels: U64, places: lists.Places) -> list[bool]:
