@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from fascicle import config
-from fascicle.config import LoggingSettings, ServerSettings, SettingsError
+from fascicle.config import GridStore, LoggingSettings, ServerSettings, SettingsError, VolumeCacheSettings
 
 DVID_FILE = """
 [server]
@@ -84,6 +84,13 @@ def test_without_a_file() -> None:
         ('[store.a]\npath = "x"\n[store.b]\npath = "y"', "several stores"),
         ('[store.a]\npath = "x"\n[backend.default]\nstore = "b"', "names store 'b'"),
         ('server = "x"', "must be a section"),
+        ('[store.em]\nengine = "ngprecomputed"', "needs a 'ref'"),
+        ('[store.em]\nengine = "ngprecomputed"\nref = 5', "'ref' must be a text"),
+        ('[store.em]\nengine = "ngprecomputed"\nref = "b"\ninstance = true', "'instance' must be a text"),
+        ('[store.em]\nengine = "ngprecomputed"\nref = "b"\n[backend.default]\nstore = "em"', "can only be read"),
+        ('[cache.volumes]\nsize = "much"', "section .cache.volumes."),
+        ("[cache.volumes]\nsize = -1", "must not be negative"),
+        ("cache = 5", "'cache' must be a section"),
     ],
 )
 def test_what_makes_no_sense_is_refused(text: str, message: str) -> None:
@@ -99,9 +106,51 @@ def test_addresses(text: str, address: tuple[str, int]) -> None:
     assert config.parse_address(text) == address
 
 
+def test_volumes_that_live_elsewhere() -> None:
+    text = """
+    [backend.default]
+    store = "main"
+    [backend.uint8blk]
+    store = "EM"
+    [backend."place:bucket"]
+    store = "far"
+    [store.main]
+    path = "db"
+    [store.EM]
+    engine = "NGprecomputed"
+    ref = "bucket/path/to/volume/"
+    instance = "Grayscale"
+    uuid = "5c1e"
+    testing = true
+    [store.far]
+    engine = "ngprecomputed"
+    ref = "./volume"
+    [cache.volumes]
+    size = 10
+    path = "chunks"
+    colour = "red"
+    [cache.labelmap]
+    size = 100
+    """
+    settings = config.parse(text, Path("/srv"))
+    assert settings.grid_stores == {
+        "em": GridStore("em", "gs://bucket/path/to/volume/", "Grayscale", "5c1e"),
+        "far": GridStore("far", "/srv/volume"),
+    }
+    assert settings.assignments == {"uint8blk": "em", "place:bucket": "far"}
+    assert settings.data == Path("/srv/db")
+    assert (settings.volume_cache.size, settings.volume_cache.path) == (10, "/srv/chunks")
+    assert set(settings.unused) == {"store.em.testing", "cache.volumes.colour", "[cache.labelmap]"}
+
+
+@pytest.mark.parametrize("address", ["gs://b/c", "s3://b/c", "https://a/b", "file:///a/b", "vast://h/b", "zarr://s3://b"])
+def test_addresses_of_volumes_stay(address: str) -> None:
+    assert config.volume_address(address, Path("/srv")) == address
+
+
 def test_every_setting_is_documented() -> None:
     page = (Path(__file__).parent.parent / "docs" / "server.md").read_text()
-    for kind in (ServerSettings, LoggingSettings):
+    for kind in (ServerSettings, LoggingSettings, VolumeCacheSettings):
         for member in msgspec.structs.fields(kind):
             assert f"`{member.name}`" in page, f"docs/server.md does not tell of {member.name}"
             default = member.default
