@@ -32,9 +32,9 @@ from serving import TOKEN, command, free_port  # noqa: E402
 
 OPERATIONS = (
     "ingest,blocks,specificblocks,raw,chunks,sparsevol,bodies,points,merge,cleave,keyvalue,keyvalues,image,mixed,"
-    "restart_loaded,restart_mappings,mappings,versions"
+    "annotation,restart_loaded,restart_mappings,mappings,versions"
 )
-"""All but those that need types of data that we do not have yet."""
+"""All but `versions_deep`, which the reference was not measured with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,9 @@ TARGETS = (
     Target("image.slices.*", 8, 8),
     Target("image.chunks.*", 8, 8),
     Target("image.*", 1, 1),
+    Target("annotation.post.scattered", 20, 20),
+    Target("annotation.*", 2, 2),
+    Target("labelsz.*", 5, 5),
     Target("mixed.*", p50=3, p99=10),
     Target("restart.mappings.first_*", at_most_s=1.5),
     Target("mappings.post", 2, 2),

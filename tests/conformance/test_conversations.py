@@ -21,7 +21,7 @@ import pytest
 from fascicle.datatypes.registry import typenames
 from serving import command, free_port
 
-AREAS = ("server", "keyvalue", "labelmap", "imageblk")
+AREAS = ("server", "keyvalue", "labelmap", "imageblk", "annotation")
 DIFFERENCES = Path(__file__).resolve().parents[2] / "docs" / "design" / "020-differences.md"
 REPLAY_LIMIT_S = 1200
 CREATION = re.compile(r"/api/repo/[^/]+/instance/?(\?.*)?")
