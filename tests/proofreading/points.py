@@ -181,7 +181,7 @@ def moved(state: State, place: Block, target: Block) -> State:
 
 def a_place(random: Random, state: State, grid: Block) -> Block:
     """A voxel: mostly in the volume, or beside another element, sometimes outside or at negative coordinates."""
-    if state.elements and random.random() < 0.25:
+    if state.elements and random.random() < 0.35:
         near = random.choice(list(state.elements))
         x, y, z = (at + random.randrange(-3, 4) for at in near)
         return x, y, z
@@ -212,16 +212,21 @@ def post_elements(random: Random, world: World, state: State, grid: Block) -> Ed
     if len(state.elements) > MOST_ELEMENTS:
         return None
     posted: dict[Block, Element] = {}
-    body = []
-    for _ in range(random.choice([1, 1, 2, 5, 12])):
+    for _ in range(random.choice([1, 2, 5, 12])):
         if state.elements and random.random() < 0.3:
             place = random.choice(list(state.elements))
-        elif posted and random.random() < 0.1:
-            place = random.choice(list(posted))
         else:
             place = a_place(random, state, grid)
         posted[place] = an_element(random, state, place, grid)
-        told = whole(place, posted[place])
+    for _ in range(len(posted) // 2):  # partners that know of each other
+        one, other = random.sample(list(posted), 2)
+        posted[one]["Rels"].append(("PreSynTo", other))
+        posted[other]["Rels"].append(("PostSynTo", one))
+    body = []
+    for place, element in posted.items():
+        told = whole(place, element)
+        if random.random() < 0.1:  # of two at one place the last one counts
+            body.append(told | {"Kind": "Gap", "Tags": ["t2"], "Rels": []})
         body.append({name: value for name, value in told.items() if value or random.random() < 0.5})
     edit = Edit(
         "post elements",
