@@ -52,7 +52,16 @@ def _compile(schema: bytes) -> Any | None:
 def check(schema: bytes, document: dict[str, Any]) -> dict[str, Any]:
     """The document, with numbers for texts at the top level where the schema wants integers. Raises BadRequest."""
     found = validator(schema)
-    if found is None or found.is_valid(document):
+    if found is None:
+        return document
+    try:
+        return _checked(found, document)
+    except ValueError as error:  # what the validator cannot look at, such as lists without end
+        raise BadRequest(f"jsonschema: the annotation cannot be checked: {error}") from None
+
+
+def _checked(found: Any, document: dict[str, Any]) -> dict[str, Any]:
+    if found.is_valid(document):
         return document
     errors = list(found.iter_errors(document))
     repaired = dict(document)
