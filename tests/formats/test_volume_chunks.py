@@ -49,6 +49,12 @@ def test_golden_bytes() -> None:
 def test_segmentation_turns_back(volume: np.ndarray, block: tuple[int, int, int]) -> None:
     data = vc.encode(volume, SEGMENTATION, block)
     assert np.array_equal(vc.decode(data, SEGMENTATION, volume.shape, volume.dtype, block), volume)
+    channels, *sides = volume.shape
+    larger = np.full([side + 3 for side in sides], 9, volume.dtype)
+    part = larger[1:-2, 2:-1, 2:-1]
+    vc.decode_into(data, SEGMENTATION, part, channels - 1, channels, block)
+    assert np.array_equal(part, volume[-1])
+    assert (larger == 9).sum() >= larger.size - part.size
 
 
 @settings(deadline=None, max_examples=50)

@@ -24,8 +24,10 @@ Array = NDArray[Any]
 Shape = tuple[int, ...]
 """Channels, then voxels along z, y, x."""
 Triple = tuple[int, int, int]
+SEGMENTATION = "compressed_segmentation"
 JPEG_QUALITY = 75
 PNG_LEVEL = 6
+_LABELS = (np.dtype("u4"), np.dtype("u8"))
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_COMPONENTS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 _JPEG_COMPONENTS = {"Gray": 1, "YCbCr": 3, "RGB": 3}
@@ -36,6 +38,17 @@ def decode(data: Buffer, encoding: str, shape: Shape, dtype: np.dtype[Any], bloc
     if encoding not in _DECODERS:
         raise BadRequest(f"the encoding {encoding!r} is none of {', '.join(_DECODERS)}")
     return _DECODERS[encoding](data, shape, dtype, block_xyz)
+
+
+def decode_into(
+    data: Buffer, encoding: str, out: Array, channel: int, channels: int, block_xyz: Triple = (8, 8, 8)
+) -> None:
+    """As `decode`, of one channel into `out` [z, y, x], a part of a larger array maybe, whose rows are contiguous."""
+    if encoding == SEGMENTATION and out.dtype in _LABELS:
+        words = _segmentation_words(data, channels)
+        _decode_channel(words, channel, channels, out, block_xyz)
+    else:
+        out[...] = decode(data, encoding, (channels, *out.shape), out.dtype, block_xyz)[channel]
 
 
 def encode(voxels: Array, encoding: str, block_xyz: Triple = (8, 8, 8), level: int | None = None) -> bytes:
@@ -188,24 +201,31 @@ def _interleaved(voxels: Array) -> Array:
 
 
 def _decode_segmentation(data: Buffer, shape: Shape, dtype: np.dtype[Any], block_xyz: Triple) -> Array:
-    from fascicle.kernels import segmentation_chunks
-
-    if dtype not in (np.dtype("u4"), np.dtype("u8")):
+    if dtype not in _LABELS:
         raise BadRequest(f"compressed segmentation cannot hold {dtype.name}")
+    words = _segmentation_words(data, shape[0])
+    out = np.empty(shape, dtype)
+    for channel in range(shape[0]):
+        _decode_channel(words, channel, shape[0], out[channel], block_xyz)
+    return out
+
+
+def _segmentation_words(data: Buffer, channels: int) -> NDArray[np.uint32]:
     view = frozen_bytes(data)
-    channels = shape[0]
     if view.size % 4 or view.size < 4 * channels:
         raise BadRequest(f"{view.size} bytes are not a compressed segmentation of {channels} channels")
-    words = frozen(view.view("<u4"))
-    out = np.empty(shape, dtype)
-    for channel in range(channels):
-        start = int(words[channel])
-        x, y, z = block_xyz
-        if start < channels or start >= words.size:
-            raise BadRequest(f"channel {channel} of a compressed segmentation is said to begin at word {start}")
-        if not segmentation_chunks.decode(words[start:], z, y, x, out[channel], dtype.itemsize == 8):
-            raise BadRequest(f"{view.size} bytes are not a compressed segmentation of {shape[1:]} (z, y, x) voxels")
-    return out
+    return frozen(view.view("<u4"))
+
+
+def _decode_channel(words: NDArray[np.uint32], channel: int, channels: int, out: Array, block_xyz: Triple) -> None:
+    from fascicle.kernels import segmentation_chunks
+
+    start = int(words[channel])
+    if start < channels or start >= words.size:
+        raise BadRequest(f"channel {channel} of a compressed segmentation is said to begin at word {start}")
+    x, y, z = block_xyz
+    if not segmentation_chunks.decode(words[start:], z, y, x, out, out.dtype.itemsize == 8):
+        raise BadRequest(f"{words.nbytes} bytes are not a compressed segmentation of {out.shape} (z, y, x) voxels")
 
 
 def encode_segmentation(voxels: Array, block_xyz: Triple = (8, 8, 8)) -> bytes:
@@ -215,7 +235,7 @@ def encode_segmentation(voxels: Array, block_xyz: Triple = (8, 8, 8)) -> bytes:
     """
     from fascicle.kernels import segmentation_chunks
 
-    if voxels.dtype not in (np.dtype("u4"), np.dtype("u8")):
+    if voxels.dtype not in _LABELS:
         raise BadRequest(f"compressed segmentation cannot hold {voxels.dtype.name}")
     wide = voxels.dtype.itemsize == 8
     x, y, z = block_xyz

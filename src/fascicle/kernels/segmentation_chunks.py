@@ -60,7 +60,10 @@ def _spread(words, table, values, width, out, first, row, plane, nz, ny, nx, wid
 
 @njit(cache=True, nogil=True)
 def decode(words, bz, by, bx, out, wide):  # type: ignore[no-untyped-def]
-    """Decode a channel into `out` u32 or u64 [z,y,x]; False if an offset leads outside of the channel."""
+    """Decode a channel into `out` u32 or u64 [z,y,x], of which only x needs to be contiguous.
+
+    False if an offset leads outside of the channel.
+    """
     depth, height, width_x = out.shape
     gz = (depth + bz - 1) // bz
     gy = (height + by - 1) // by
@@ -69,8 +72,8 @@ def decode(words, bz, by, bx, out, wide):  # type: ignore[no-untyped-def]
     if 2 * gx * gy * gz > size:
         return False
     per_label = 2 if wide else 1
-    row = np.int64(width_x)
-    plane = row * height
+    row = np.int64(out.strides[1] // out.itemsize)
+    plane = np.int64(out.strides[0] // out.itemsize)
     voxels = np.int64(bx) * by * bz
     i = 0
     for cz in range(gz):

@@ -106,6 +106,7 @@ def _volume_chunks() -> None:
         labels = np.arange(512, dtype=dtype).reshape(1, 8, 8, 8)
         encoded = volume_chunks.encode(labels, "compressed_segmentation")
         volume_chunks.decode(encoded, "compressed_segmentation", labels.shape, labels.dtype)
+        volume_chunks.decode_into(encoded, "compressed_segmentation", np.empty((8, 8, 16), dtype)[..., :8], 0, 1)
 
 
 def _annotations() -> None:

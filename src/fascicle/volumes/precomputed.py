@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import product
 from typing import Any
@@ -73,7 +74,7 @@ class PrecomputedVolume(VolumeSource):
             return out
         ranges = [range(a // c, -(-b // c)) for a, b, c in zip(start, stop, self._chunk, strict=True)]
         cells = [(x, y, z) for z, y, x in product(*ranges[::-1])]
-        place = partial(_place, out, start, stop, self._chunk)
+        place = partial(self._place, out, start, stop)
         in_parallel(list(self._tasks(cells, place)), self._folder.remote)
         return out
 
@@ -91,7 +92,7 @@ class PrecomputedVolume(VolumeSource):
         if self.scale.problem:
             raise VolumeError(f"scale {self.scale.key} of {self.name} cannot be read: {self.scale.problem}")
 
-    def _tasks(self, cells: list[Triple], place: Callable[[Triple, Array], None]) -> Iterator[Callable[[], None]]:
+    def _tasks(self, cells: list[Triple], place: Callable[[Triple, bytes], None]) -> Iterator[Callable[[], None]]:
         """What brings cells to their place."""
         if self._shards is None:
             for cell in cells:
@@ -105,17 +106,17 @@ class PrecomputedVolume(VolumeSource):
         for cell in cells:
             yield morton_code(cell, self._grid), cell
 
-    def _bring(self, cells: Sequence[Triple], place: Callable[[Triple, Array], None]) -> None:
+    def _bring(self, cells: Sequence[Triple], place: Callable[[Triple, bytes], None]) -> None:
         for cell in cells:
             data = self._stored(cell)
             if data is not None:
-                place(cell, self._decoded(data, cell))
+                place(cell, data)
 
-    def _bring_sharded(self, cells: dict[int, Triple], place: Callable[[Triple, Array], None]) -> None:
+    def _bring_sharded(self, cells: dict[int, Triple], place: Callable[[Triple, bytes], None]) -> None:
         assert self._shards is not None
         for key, data in self._shards.get_many(list(cells), self._most_bytes):
             if data is not None:
-                place(cells[key], self._decoded(data, cells[key]))
+                place(cells[key], data)
 
     def _stored(self, cell: Triple) -> bytes | None:
         """A chunk without the compression around it, or None if it is not stored."""
@@ -138,13 +139,33 @@ class PrecomputedVolume(VolumeSource):
 
     def _decoded(self, data: bytes, cell: Triple) -> Array:
         """The voxels [z, y, x] of a cell."""
-        scale = self.scale
-        try:
-            voxels = volume_chunks.decode(data, scale.encoding, self._shape(cell), self.dtype, scale.block_xyz)
-        except BadRequest as error:
-            raise VolumeError(f"{self._chunk_path(cell)} cannot be decoded: {error.message}") from None
+        shape, scale = self._shape(cell), self.scale
+        with self._naming(cell):
+            voxels = volume_chunks.decode(data, scale.encoding, shape, self.dtype, scale.block_xyz)
         chosen: Array = voxels[self._channel]
         return chosen
+
+    def _place(self, out: Array, start: Triple, stop: Triple, cell: Triple, data: bytes) -> None:
+        """Put what a cell shares with the box from `start` to `stop` into `out` [z, y, x]."""
+        begin, end = self.scale.chunk_span(cell)
+        low = [max(a, b) for a, b in zip(begin, start, strict=True)]
+        high = [min(a, b) for a, b in zip(end, stop, strict=True)]
+        target = out[tuple(slice(a - b, c - b) for a, b, c in zip(low[::-1], start[::-1], high[::-1], strict=True))]
+        if target.shape == self._shape(cell)[1:]:
+            scale, channels = self.scale, self.info.num_channels
+            with self._naming(cell):
+                volume_chunks.decode_into(data, scale.encoding, target, self._channel, channels, scale.block_xyz)
+        else:
+            inner = tuple(slice(a - b, c - b) for a, b, c in zip(low[::-1], begin[::-1], high[::-1], strict=True))
+            target[...] = self._decoded(data, cell)[inner]
+
+    @contextmanager
+    def _naming(self, cell: Triple) -> Iterator[None]:
+        """Errors of decoding name the chunk."""
+        try:
+            yield
+        except BadRequest as error:
+            raise VolumeError(f"{self._chunk_path(cell)} cannot be decoded: {error.message}") from None
 
     def _shape(self, cell: Triple) -> tuple[int, ...]:
         """Channels and voxels z, y, x of a chunk."""
@@ -216,14 +237,3 @@ def _redirect(info: bytes) -> str:
 def _directory(key: str) -> str:
     """The directory of a scale, without parts that say nothing."""
     return "/".join(part for part in key.split("/") if part not in ("", "."))
-
-
-def _place(out: Array, start: Triple, stop: Triple, edges: Triple, cell: Triple, voxels: Array) -> None:
-    """Put what a cell shares with the box from `start` to `stop` into `out` [z, y, x]."""
-    begin = [at * edge for at, edge in zip(cell, edges, strict=True)]
-    end = [a + n for a, n in zip(begin, voxels.shape[::-1], strict=True)]
-    low = [max(a, b) for a, b in zip(begin, start, strict=True)]
-    high = [min(a, b) for a, b in zip(end, stop, strict=True)]
-    inner = [slice(a - b, c - b) for a, b, c in zip(low, begin, high, strict=True)]
-    outer = [slice(a - b, c - b) for a, b, c in zip(low, start, high, strict=True)]
-    out[tuple(outer[::-1])] = voxels[tuple(inner[::-1])]
