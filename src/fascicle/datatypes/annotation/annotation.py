@@ -213,20 +213,10 @@ def _post_labels(call: Call) -> Reply:
 # -- the rest
 
 
-def _reload(call: Call) -> Reply:
-    streamed = call.query.get("inmemory") == "false"
-    check = call.flag("check") and not streamed
-    reloading.resume_if_left(call)
-
-    def apply(change: Change) -> None:
-        reloading.refuse_while_reloading(change)
-        reloading.begin(change, check, streamed)
-
-    def started(_: None) -> Answer:
-        reloading.start(call.store, call.instance, call.node)
-        return Answer()
-
-    return Commit(apply, started)
+def _reload(call: Call) -> Answer:
+    # Not a `Commit`: what goes on for a while has to run, and to be waited for, in this thread of the pool.
+    reloading.reload(call, check=call.flag("check"), streamed=call.query.get("inmemory") == "false")
+    return Answer()
 
 
 _OTHERS = {"HEAD": _only("GET or POST"), ANY_METHOD: _only("GET or POST")}

@@ -50,7 +50,7 @@ from fascicle.datatypes.annotation.segmentation import Segmentation
 from fascicle.datatypes.base import Call, Change
 from fascicle.datatypes.change import StoreChange
 from fascicle.errors import BadRequest, FascicleError, Unavailable
-from fascicle.store.base import ReadTransaction, Store
+from fascicle.store.base import ReadTransaction, Store, WriteTransaction
 from fascicle.versions import keys
 from fascicle.versions.catalog import CatalogCache
 from fascicle.versions.model import Instance, Node
@@ -168,9 +168,20 @@ def resume_if_left(call: Call) -> None:
         start(call.store, call.instance, call.catalog.node(state.version), 0)
 
 
-def begin(change: Change, check: bool, remove_misplaced: bool) -> None:
-    """Enter a reload at the change's version, in its transaction."""
-    change.txn.put(_row(change.instance.id), _encode(State(change.node.id, check, remove_misplaced)))
+def reload(call: Call, check: bool, streamed: bool) -> None:
+    """Enter a reload at the call's version, and begin with it. Raises BadRequest while another one is at work."""
+    resume_if_left(call)
+    cache = CatalogCache(call.store)
+
+    def begin(txn: WriteTransaction) -> None:
+        change = StoreChange.on(txn, cache, call.instance, call.node)
+        if change.node.locked and not call.node.locked and change.instance.versioned:
+            raise BadRequest(f"Cannot do POST on endpoint \"reload\" of locked node {change.node.uuid}")
+        refuse_while_reloading(change)
+        txn.put(_row(change.instance.id), _encode(State(change.node.id, check and not streamed, streamed)))
+
+    call.store.write(begin)
+    start(call.store, call.instance, call.node)
 
 
 # -- the steps
