@@ -88,6 +88,17 @@ class Repo:
 
         return self.store.write(add)
 
+    def merged(self, *parents: int) -> int:
+        """A new version with several parents, which are committed."""
+
+        def merge(txn: WriteTransaction) -> int:
+            editor = CatalogEditor(txn, self.cache)
+            for parent in parents:
+                graph.commit(editor, editor.catalog.node(parent))
+            return graph.merge(editor, [editor.catalog.node(parent) for parent in parents]).id
+
+        return self.store.write(merge)
+
     def call(
         self, path: str, method: str = "GET", body: Any = b"", version: int = 0, name: str = "synapses"
     ) -> bytes:

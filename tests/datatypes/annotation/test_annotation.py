@@ -298,6 +298,20 @@ def test_posted_lists_stand_for_labels_until_a_reload(repo: Repo) -> None:
     assert [e["Pos"] for e in repo.get(f"label/{new}")] == [[1, 1, 1], [9, 9, 9]]
 
 
+def test_merged_versions_that_emptied_the_same_block(repo: Repo) -> None:
+    repo.post("elements", [element((1, 1, 1)), element((2, 1, 1)), element((3, 1, 1)), element((70, 1, 1))])
+    left, right = repo.child(repo.root, "left"), repo.child(repo.root, "right")
+    for version in (left, right):
+        repo.call("element/70_1_1", "DELETE", version=version)
+    repo.call("element/1_1_1", "DELETE", version=left)
+    repo.call("element/2_1_1", "DELETE", version=right)
+    merged = repo.merged(left, right)
+    assert repo.get("all-elements", merged) == {"0,0,0": [element((3, 1, 1))], "1,0,0": []}
+    assert repo.get("blocks/200_200_200/0_0_0", merged) == {"0,0,0": [element((3, 1, 1))], "1,0,0": []}
+    assert [e["Pos"] for e in repo.get("label/5", merged)] == [[3, 1, 1]]
+    assert repo.get("scan", merged)["num kv pairs"] == 2
+
+
 def test_syncs(repo: Repo) -> None:
     """What a new sync does not know comes with a reload; what the last one knew stays readable without any."""
     alone = Repo(64, synced=False)

@@ -197,10 +197,13 @@ def by_block(view: VersionedView, box: Box | None) -> Iterator[bytes]:
     """A JSON object of the elements of blocks, by "x,y,z"; of all blocks without a box."""
     if box is None:
         rows: Iterator[Rows] = view.scan_batches(ELEMENTS)
-        emptied = iter([key for batch in view.scan_batches(EMPTIED) for key, _ in batch])
+        emptied = iter(emptied_blocks(view, b"", None))
     else:
         rows = rows_in_blocks(view, box)
-        emptied = iter([key for batch in rows_in_blocks(view, box, EMPTIED) for key, _ in batch])
+        (x0, _, _), (x1, _, _) = box.low, box.high
+        rows_of_blocks = _rows_of_blocks(view, box, EMPTIED)
+        ranges = [(block_key(x0, y, z), keys.after(block_key(x1, y, z))) for y, z in rows_of_blocks]
+        emptied = iter([block for start, stop in ranges for block in emptied_blocks(view, start, stop)])
     return _blocks(view, rows, emptied)
 
 
@@ -324,9 +327,20 @@ def posted(view: VersionedView, text: bytes, form: str, size: Triple) -> Iterato
     return as_list([texts], b"[]")
 
 
+def emptied_blocks(view: VersionedView, start: bytes, stop: bytes | None) -> list[bytes]:
+    """Keys of the blocks from `start` to before `stop` that were emptied at the version or an ancestor, ascending.
+
+    Nothing takes such a mark away, so versions that were merged cannot disagree about one.
+    """
+    prefix = keys.prefix(view.instance_id, EMPTIED)
+    found = view.txn.scan_keys(prefix + start, keys.after(prefix) if stop is None else prefix + stop)
+    contains = view.ancestry.contains
+    return list(dict.fromkeys(key[keys.PREFIX_BYTES : -4] for key in found if contains(keys.version_of(key))))
+
+
 def count_blocks(view: VersionedView) -> int:
     """How many blocks are listed: those with elements, and those that were emptied."""
-    emptied = {key for batch in view.scan_batches(EMPTIED) for key, _ in batch}
+    emptied = set(emptied_blocks(view, b"", None))
     count, last = 0, b""
     for batch in view.scan_batches(ELEMENTS):
         for key, _ in batch:
