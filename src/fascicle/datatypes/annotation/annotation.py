@@ -153,7 +153,7 @@ def _in_region(call: Call) -> Answer:
 def _get_label(call: Call) -> Answer:
     text = call.argument(0, "a label")
     try:
-        if not text.isdecimal():
+        if not (text.isascii() and text.isdecimal()):
             raise ValueError
         label = int(text)
         label.to_bytes(8, "big")
@@ -192,7 +192,7 @@ def _post_labels(call: Call) -> Reply:
     posted: dict[int, bytes] = {}
     for name, text in given.items():
         try:
-            if not name.isdecimal():
+            if not (name.isascii() and name.isdecimal()):
                 raise ValueError
             label = int(name)
             label.to_bytes(8, "big")
