@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import subprocess
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -239,3 +240,24 @@ def test_a_stream_that_cannot_go_on_is_broken_off(launch: Launch, tmp_path: Path
             client.get(f"/api/node/{uuid}/em/subvolblocks/6400_64_64/0_0_0")
         client.get(f"/api/node/{uuid}/em/blocks/0_0_0/100").expect(400)
         client.get(f"/api/node/{uuid}/em/blocks/0_0_0/99").expect()
+
+
+def test_the_settings_of_the_documentation(launch: Launch, tmp_path: Path) -> None:
+    """The hemibrain's arrangement as `docs/server.md` gives it, with a stand-in for the bucket."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "server.md").read_text()
+    blocks = [text.partition("```")[0] for text in page.split("```toml\n")[1:]]
+    (block,) = (text for text in blocks if "ngprecomputed" in text)
+    settings = tomllib.loads(block)
+    scales = [smooth_volume((64, 64, 128)), smooth_volume((32, 32, 64))]
+    write_precomputed(tmp_path / "bucket", scales, "jpeg")
+    with bucket(tmp_path / "bucket") as served:
+        text = block.replace(settings["store"]["grayscale"]["ref"], served.url)
+        text = text.replace(settings["cache"]["volumes"]["path"], str(tmp_path / "chunks"))
+        (tmp_path / "server.toml").write_text(text)
+        server = launch(str(tmp_path / "server.toml"), "--workers", "1")
+        with server.client() as client:
+            uuid = new_repo(client)
+            found = instances_of(client, uuid, "grayscale", "grayscale_1")
+            assert found["grayscale"]["Base"]["Compression"] == "jpeg compression, level 64"
+            client.get(f"/api/node/{uuid}/grayscale/subvolblocks/64_64_64/64_0_0").expect()
+            assert any(path.is_file() for path in (tmp_path / "chunks").rglob("*"))

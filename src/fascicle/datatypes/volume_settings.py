@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fascicle.datatypes.elsewhere import Elsewhere, RemoteScale, elsewhere_of
+from fascicle.datatypes.elsewhere import SETTING, Elsewhere, RemoteScale, elsewhere_of
 from fascicle.datatypes.voxel_requests import Triple
 from fascicle.errors import BadRequest
 from fascicle.volumes import VolumeError
@@ -39,6 +39,8 @@ def check_may_name(settings: Mapping[str, str], server: Mapping[str, Any], admin
 
 def looked_up(settings: Mapping[str, str], server: Mapping[str, Any]) -> tuple[Elsewhere, str, int]:
     """(the process's volumes, the address, the index of the scale) that settings name."""
+    if SETTING not in server:
+        check_completed(settings)
     elsewhere = elsewhere_of(server)
     level = settings.get("scalelevel", "0").strip()
     if not (level.isascii() and level.isdigit() and int(level) <= 255):

@@ -13,6 +13,7 @@ from fascicle.datatypes import registry
 from fascicle.datatypes.base import Answer, Call, Change, Commit
 from fascicle.store.base import WriteTransaction
 from fascicle.store.memory import MemoryStore
+from fascicle.versions.catalog import Catalog
 from fascicle.versions.model import Instance, Node
 from fascicle.versions.resolution import Ancestry, VersionedView
 
@@ -105,7 +106,7 @@ class Images:
                     path=path,
                     store=self.store,
                     txn=txn,
-                    catalog=None,  # type: ignore[arg-type]
+                    catalog=Catalog(),
                     instance=self.instance,
                     node=Node(id=version, uuid="a" * 32, repo_id=1),
                     ancestry=Line(version),
