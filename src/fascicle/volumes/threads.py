@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 FETCHING = 16
 """Threads for what is far away, where most of the time is waiting."""
@@ -42,7 +42,6 @@ def in_parallel(tasks: Sequence[Callable[[], None]], remote: bool) -> None:
     finally:
         # threads of the pool may be busy elsewhere; what has not begun is not waited for
         running = [future for future in futures if not future.cancel()]
-        wait(running, return_when=FIRST_EXCEPTION)
         wait(running)
     for future in running:
         future.result()
