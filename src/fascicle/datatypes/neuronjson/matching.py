@@ -82,7 +82,7 @@ def _has_pattern(table: Table, numbers: I32, pattern: str) -> Mask:
             grown[: len(known)] = known
         known = verdicts[pattern] = grown
         while len(verdicts) > KEPT_PATTERNS:
-            verdicts.pop(next(iter(verdicts)), None)
+            verdicts.pop(list(verdicts)[0], None)  # noqa: RUF015 (other threads add patterns meanwhile)
     unknown = numbers[known[numbers] == 0]
     found = automata.automaton(pattern) if len(unknown) else None
     if found is not None:

@@ -49,7 +49,8 @@ class Tables:
         self.name_list = [""]
         self.place_of: dict[int, int] = {}
         self.bodies = np.empty(0, np.uint64)
-        self.by_version: OrderedDict[int, Table] = OrderedDict()
+        self.by_version: dict[int, Table] = {}
+        """The one used last is the last one."""
         self._loaded_texts = 0
 
     @property
@@ -75,9 +76,10 @@ class Tables:
                 found = self.by_version.get(version)
                 if found is None or found.sequence < sequence:
                     found = self._newer(call, view, sequence)
+                    self.by_version.pop(version, None)
                     self.by_version[version] = found
                     while len(self.by_version) > KEPT_VERSIONS:
-                        self.by_version.popitem(last=False)
+                        del self.by_version[next(iter(self.by_version))]
         return found
 
     def _newer(self, call: Call, view: VersionedView, sequence: int) -> Table:
@@ -98,7 +100,7 @@ class Tables:
         for version in view.ancestry.first_parents():
             found = self.by_version.get(version)
             if found is not None:
-                self.by_version.move_to_end(version)
+                self.by_version[version] = self.by_version.pop(version)
                 return found, passed
             passed.append(version)
             if len(passed) > SEARCHED_ANCESTORS or len(call.catalog.node(version).parents) != 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,7 +29,7 @@ class Texts:
         self.starts = np.zeros(1 << 8, np.int64)
         self.kinds = np.zeros(1 << 8, np.uint8)
         self.table = np.zeros(1 << 9, np.int32)
-        self.verdicts: OrderedDict[str, NDArray[np.uint8]] = OrderedDict()
+        self.verdicts: dict[str, NDArray[np.uint8]] = {}
         """By pattern: for each text 0 (not looked at yet), 1 (not found) or 2 (found)."""
 
     @classmethod
