@@ -50,13 +50,17 @@ def play(server: RunningServer, seed: int, seconds: float, least: int = 0) -> in
 
 
 def test_valid_payloads_are_valid(server: RunningServer) -> None:
-    """What is damaged below is answered with 200 when it is not, each on data of its own."""
+    """What is damaged below is answered with 200 when it is not, if not after the others then on data of its own."""
     with server.client() as client:
-        count = len(valid_payloads(make_scene(client)))
-        for at in range(count):
-            method, path, body = valid_payloads(make_scene(client))[at]
-            reply = client.request(method, path, body)
-            expected = 400 if path.endswith("/merge") and "/repo/" in path else 200
+        scene = make_scene(client)
+        for at in range(len(valid_payloads(scene))):
+            for _ in range(2):
+                method, path, body = valid_payloads(scene)[at]
+                reply = client.request(method, path, body)
+                expected = 400 if path.endswith("/merge") and "/repo/" in path else 200
+                if reply.status == expected:
+                    break
+                scene = make_scene(client)
             assert reply.status == expected, f"{method} {path}: {reply.status} {reply.body[:300]!r}"
 
 
