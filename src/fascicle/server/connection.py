@@ -52,7 +52,6 @@ class Connection(asyncio.Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.app = cast("Application", config.loaded_app)
-        self._yield_to_writer = self.app.store.yield_to_writer
         self.state = server_state
         self.loop = _loop or asyncio.get_event_loop()
         self.idle_s = config.timeout_keep_alive
@@ -109,7 +108,6 @@ class Connection(asyncio.Protocol):
             if self._head_bytes > LARGEST_HEAD_BYTES:
                 self._refuse(431, f"the head of a request may have {LARGEST_HEAD_BYTES} bytes\n")
                 return
-        self._yield_to_writer()
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:

@@ -180,13 +180,6 @@ class Store(ABC):
         run again before it is committed, so it must depend on nothing but its transaction.
         """
 
-    def yield_to_writer(self) -> None:  # noqa: B027 (an engine without a writer thread has nothing to wait for)
-        """Let the thread that runs changes go first, for half a millisecond at most.
-
-        To be called by a busy thread before work in the interpreter: the writer lets go of the interpreter for every
-        access to its engine, and whoever waits for it then is woken each time, mostly in vain.
-        """
-
     def write(self, change: Callable[[WriteTransaction], T]) -> T:
         """Run `change` in a write transaction and return its result once it is durable; raises what it raised."""
         future: Future[T] = Future()

@@ -196,10 +196,6 @@ class LmdbStore(Store):
             raise StoreError(f"the store in {self._path} was opened for reading only")
         self._writer.submit(change, done)
 
-    def yield_to_writer(self) -> None:
-        if self._writer is not None:
-            self._writer.wait()
-
     def backup(self, target: Path) -> None:
         from fascicle.store.maintenance import backup
 

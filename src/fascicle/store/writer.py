@@ -24,8 +24,6 @@ GROUP_CHANGES = 4096
 """Most changes in one commit."""
 GROUP_BYTES = 64 << 20
 """A commit takes no further changes once the values it writes pass this."""
-PATIENCE_S = 0.0005
-"""How long others wait for changes that run."""
 IDLE_S = 30.0
 """With nothing to write, housekeeping is done this often."""
 
@@ -64,8 +62,6 @@ class GroupWriter:
         self._ending = False
         self._closed = False
         self._lock = threading.Lock()
-        self._applying = threading.Lock()
-        """Held while changes run, but not while they are made durable."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.groups = 0
         self.changes = 0
@@ -76,11 +72,6 @@ class GroupWriter:
             if self._closed:
                 raise Unavailable("the store is closed")
             self._queue.put((change, done))
-
-    def wait(self) -> None:
-        """Wait while changes run, for a moment at most."""
-        if self._applying.locked() and self._applying.acquire(timeout=PATIENCE_S):
-            self._applying.release()
 
     @property
     def is_current_thread(self) -> bool:
@@ -126,12 +117,11 @@ class GroupWriter:
         group: WriteGroup | None = None
         try:
             group = self._begin()
-            with self._applying:
-                size = self._apply(group, ran[0], outcomes[0])
-                while size < GROUP_BYTES and (submitted := next(queued, None)) is not None:
-                    ran.append(submitted)
-                    outcomes.append(Outcome())
-                    size += self._apply(group, submitted, outcomes[-1])
+            size = self._apply(group, ran[0], outcomes[0])
+            while size < GROUP_BYTES and (submitted := next(queued, None)) is not None:
+                ran.append(submitted)
+                outcomes.append(Outcome())
+                size += self._apply(group, submitted, outcomes[-1])
             group.commit()
         except GroupOutdated:
             self._run_group(iter(ran))
