@@ -66,7 +66,7 @@ def decode_box(data, start, table, gx, gy, gz, box, address, stride_z, stride_y)
         for sy in range(gy):
             y0, y1 = max(sy * 8, y_first), min(sy * 8 + 8, y_end)
             wanted = z0 < z1 and y0 < y1
-            used = 0
+            used = np.int64(0)
             for sx in range(gx):
                 i += 1
                 here = np.int64(load_u16(data, start + 2 * i))
@@ -78,7 +78,7 @@ def decode_box(data, start, table, gx, gy, gz, box, address, stride_z, stride_y)
                     labels[used] = np.uint64(0)
                     for k in range(here):
                         labels[used + k] = table[np.int64(load_u32(data, position + 4 * k))]
-                    used += max(here, 1)
+                    used += np.int64(1) if here == 0 else here
                 position += 4 * here
                 packed += 64 * bits
             if not wanted:

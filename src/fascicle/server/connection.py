@@ -354,7 +354,7 @@ class Exchange:
         """Let the application answer."""
         connection = self.connection
         request = self.request
-        scope = {
+        scope: dict[str, Any] = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
