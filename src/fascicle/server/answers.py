@@ -159,7 +159,7 @@ class Sending:
             body = b"".join(body)
         headers = self._headers(answer)
         size = body.nbytes if type(body) is memoryview else len(body)
-        if answer.status != 204:  # RFC 9110, 8.6
+        if answer.status not in (204, 304):  # RFC 9110, 8.6
             headers.append((b"content-length", b"%d" % size))
         self.status = answer.status
         self.size = size

@@ -24,7 +24,14 @@ from fascicle.datatypes.base import Answer, Call, Commit, Reply, Route, Work
 from fascicle.datatypes.change import MIN_MUTATION_ID, StoreChange
 from fascicle.datatypes.elsewhere import SETTING, Elsewhere, is_elsewhere
 from fascicle.errors import BadRequest, FascicleError, Unavailable
-from fascicle.server import answers, catalog_dispatch, instance_creation, instance_routes, server_routes
+from fascicle.server import (
+    answers,
+    catalog_dispatch,
+    instance_creation,
+    instance_routes,
+    precomputed_views,
+    server_routes,
+)
 from fascicle.server.access_log import AccessLog
 from fascicle.server.admission import ColdPages, Pools, Throttle
 from fascicle.server.bodies import BodyBridge, BodyLimits, Receive
@@ -110,6 +117,7 @@ class Application:
         self._sweeper = Sweeper(store, self.catalogs)
         self._volumes = VolumeInstances(store, self.catalogs, self.elsewhere, self.datatype_settings)
         self._plans: dict[tuple[str, str, str, str], Plan] = {}
+        self._precomputed = precomputed_views.PrecomputedViews(self)
 
     # -- ASGI
 
@@ -150,7 +158,14 @@ class Application:
         kind = keyword = ""
         try:
             segments = request.segments
-            if not segments or segments[0] != "api":
+            if len(segments) > 3 and segments[0] == precomputed_views.ROOT:
+                kind = precomputed_views.ROOT
+                if request.method == "OPTIONS":
+                    await sending.options()
+                else:
+                    self._pass_gates(request)
+                    await self._precomputed.answer(request, sending)
+            elif not segments or segments[0] != "api":
                 kind = "static"
                 await self._static(request, sending)
             elif request.method == "OPTIONS":

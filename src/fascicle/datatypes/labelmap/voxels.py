@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fascicle.datatypes import slice_images
 from fascicle.datatypes.base import Answer, Call, Option, Reply, Route, Work
-from fascicle.datatypes.image.block_cache import cache_of
+from fascicle.datatypes.image.block_cache import BlockCache, cache_of
 from fascicle.datatypes.labelmap import blocks, uploads
 from fascicle.datatypes.labelmap.mapping import Mapping, mapping_at
 from fascicle.datatypes.labelmap.slabs import mapped, slabs, volume
@@ -204,15 +204,21 @@ def _background(size: Triple) -> LabelBlock:
 
 
 def _google_block(call: Call, request: VolumeRequest, scale: int, gzipped: bool) -> bytes:
-    """One whole block, made from its tables without expanding it; remembered by the block and its labels."""
+    """One whole block, made from its tables without expanding it."""
     view, size = call.view, block_size(call)
     x, y, z = (offset // edge for offset, edge in zip(request.offset_xyz, size, strict=True))
     handle = blocks.find_block(view, scale, (x, y, z))
     if handle is None:
         encoded = compressed_segmentation.from_label_block(_background(size))
         return igzip.compress(encoded, 1) if gzipped else encoded
-    cache = cache_of(call.store)
-    (block,) = mapped(blocks.open_blocks(view, [handle], cache), mapping_of(call, view))
+    return segmentation_of_block(view, cache_of(call.store), handle, mapping_of(call, view), gzipped)
+
+
+def segmentation_of_block(
+    view: VersionedView, cache: BlockCache, handle: bytes, mapping: Mapping | None, gzipped: bool
+) -> bytes:
+    """A stored block as compressed segmentation, in a gzip stream if wanted; remembered by the block and its labels."""
+    (block,) = mapped(blocks.open_blocks(view, [handle], cache), mapping)
     key = (handle, gzipped, block.table.tobytes())
     answer: bytes | None = cache.get(key)
     if answer is None:
