@@ -156,7 +156,6 @@ def test_dry_run_changes_nothing(tmp_path: Path) -> None:
     "words",
     [
         ("--profile", "nothing", "--repo", "x"),
-        ("--profile", "hemibrain"),
         ("--profile", "hemibrain", "--repo", "x", "--uuid", "y"),
         ("--profile", "hemibrain", "--repo", "x", "--without", "nonsense"),
         ("--profile", "hemibrain", "--repo", "x", "--resolution", "8"),
@@ -200,3 +199,16 @@ def test_settings_of_a_new_instance() -> None:
     assert asked["VoxelSize"] == "4,4,40.5"
     assert asked["Tags"] == "type=meshes,b=c"
     assert "versioned" not in asked
+
+
+def test_without_words_the_folder_of_serve_and_the_profiles_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(init, ["--profile", "proofreading"])
+    assert done.exit_code == 0, done.output
+    with LocalConnection(tmp_path / "fascicle-data") as connection:
+        (repo,) = connection.json("GET", "/api/repos/info").values()
+    assert repo["Alias"] == "proofreading"
+    assert set(repo["DataInstances"]) == {one.name for one in PROFILES["proofreading"]}
+    assert "0 instances made" in CliRunner().invoke(init, ["--profile", "proofreading"]).output

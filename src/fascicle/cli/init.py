@@ -41,23 +41,29 @@ def init(
     """Make a repo ready for proofreading, or like the hemibrain's.
 
     Instances that are there already stay as they are, and only get the syncs and tags that they lack, so the command
-    may be given again. A repo is made if there is none with the alias.
+    may be given again. A repo is made if there is none with the alias. Without `--data` and `--server` the store is
+    the folder fascicle-data, as for `fascicle serve`; without `--repo` and `--uuid` the alias is the profile's name.
 
     \b
+    fascicle init --profile proofreading
     fascicle init --profile proofreading --data db --repo medulla --resolution 10,10,10
     fascicle init --profile hemibrain --server http://127.0.0.1:8000 --uuid 28841c
     """
     from fascicle.pipeline import profiles
     from fascicle.pipeline.version_choice import choose_version, make_repo
 
+    if data is None and server is None:
+        data = Path("fascicle-data")
+    if not repo and not uuid:
+        repo = profile
     options = profiles.ProfileOptions(resolution_nm=resolution, levels=scales, rois=rois, without=without)
     wanted = profiles.instances(profile, options)
     unknown = [name for name in without if name not in {one.name for one in profiles.PROFILES[profile]}]
     if unknown:
         raise click.UsageError(f"the profile {profile} has no instance {', '.join(unknown)}")
+    if uuid and repo:
+        raise click.UsageError("name either a version (--uuid) or a repo (--repo)")
     if dry_run and data is not None and not data.is_dir():
-        if bool(uuid) == bool(repo):
-            raise click.UsageError("name either a version (--uuid) or a repo (--repo)")
         _tell(profiles.plan(wanted, {}), dry_run)
         return
     with connect(data, server, new=not uuid) as connection:
