@@ -1,11 +1,11 @@
 """Chunks per second of precomputed views, beside the same chunks by DVID's API.
 
-    python bench/bench_precomputed.py VOLUME [--clients 4] [--workers 1]
+    python bench/bench_precomputed.py VOLUME [--clients 4] [--workers 1] [--pause 6]
 
-VOLUME is a segmentation that `fascicle ingest` reads, for example pinky-512's connectomics.npy.ckl.gz. Shown are requests
-per second by wall time (with the clients on the same cores) and, in brackets, the milliseconds of CPU time that the
-server's processes take for one. `cold`: every chunk for the first time since the server was started; `warm`: again;
-`304`: again, with the ETag of what was sent before.
+VOLUME is a segmentation that `fascicle ingest` reads, for example pinky-512's connectomics.npy.ckl.gz. Shown are
+requests per second by wall time (with the clients on the same cores) and, in brackets, the milliseconds of CPU time
+that the server's processes take for one. `cold`: every chunk for the first time since the server was started; `warm`:
+again; `304`: again, with the ETag of what was sent before.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from serving import RunningServer, new_instance, new_repo
-
 from fascicle.volumes import open_volume
+from serving import RunningServer, new_instance, new_repo
 
 EDGE = 64
 LOADING = 16
-"""Chunks that are asked for first, so that the server has loaded its kernels."""
+"""Chunks that are asked for first, so that the server has loaded what it needs."""
 
 
 def cpu_seconds(server: RunningServer) -> float:
@@ -74,6 +73,7 @@ def main() -> None:
     parser.add_argument("volume")
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--workers", default="1")
+    parser.add_argument("--pause", type=float, default=6.0, help="seconds that a server may load its kernels")
     options = parser.parse_args()
     with open_volume(options.volume) as volume:
         depth, height, width = (side // EDGE * EDGE for side in volume.shape_zyx)
@@ -105,6 +105,7 @@ def main() -> None:
             for name, paths in asked.items():
                 server.restart()
                 tags: dict[str, str] = {}
+                time.sleep(options.pause)
                 rate(server, paths[:LOADING], 1, tags)
                 figures = [
                     rate(server, paths[LOADING:], options.clients, tags),

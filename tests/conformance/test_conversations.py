@@ -21,7 +21,10 @@ import pytest
 from fascicle.datatypes.registry import typenames
 from serving import command, free_port
 
-AREAS = ("server", "keyvalue", "labelmap", "imageblk", "annotation")
+AREAS = (
+    *("server", "keyvalue", "labelmap", "imageblk", "annotation", "roi", "labelsz", "neuronjson"),
+    *("tarsupervoxels", "imagetile", "blobstore", "mixed"),
+)
 DIFFERENCES = Path(__file__).resolve().parents[2] / "docs" / "design" / "020-differences.md"
 REPLAY_LIMIT_S = 1200
 CREATION = re.compile(r"/api/repo/[^/]+/instance/?(\?.*)?")

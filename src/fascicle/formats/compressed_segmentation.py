@@ -9,6 +9,7 @@ Values are packed least significant bit first, x fastest; tables hold u64 labels
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 
 import numpy as np
@@ -20,6 +21,24 @@ from fascicle.kernels import segmentation_codec
 from fascicle.kernels.arrays import Buffer, frozen, frozen_bytes
 
 _CHANNEL = b"\1\0\0\0"
+
+
+class _Scratch(threading.local):
+    """Room for words, kept by each thread: memory that is new costs more to touch than to fill."""
+
+    def __init__(self) -> None:
+        self._words = np.empty(0, np.uint32)
+
+    def words(self, count: int) -> NDArray[np.uint32]:
+        if count > KEPT_WORDS:
+            return np.empty(count, np.uint32)
+        if self._words.size < count:
+            self._words = np.empty(count, np.uint32)
+        return self._words
+
+
+KEPT_WORDS = 1 << 20
+_scratch = _Scratch()
 
 
 def encode(volume_zyx: NDArray[np.uint64]) -> bytes:
@@ -68,7 +87,7 @@ def from_label_block(block: Block, table: NDArray[np.uint64] | None = None) -> b
         raise ValueError(f"table has {len(labels)} entries, the block {len(parts.table)}")
     blocks = parts.gx * parts.gy * parts.gz
     headers = np.empty(2 * blocks, np.uint32)
-    out = np.empty(blocks * segmentation_codec.MOST_WORDS, np.uint32)
+    out = _scratch.words(blocks * segmentation_codec.MOST_WORDS)
     words = segmentation_codec.transcode(
         parts.data, parts.start, labels, parts.gx, parts.gy, parts.gz, 2 * blocks, headers, out
     )
