@@ -19,9 +19,9 @@ from fascicle.cli import ingest as ingest_command
 from fascicle.errors import FascicleError
 from fascicle.pipeline.ingest import IngestOptions, IngestSummary, average_of_eight, ingest, verify
 from fascicle.pipeline.ingest_connections import Connection, IngestError, LocalConnection
-from fascicle.pipeline.ingest_journal import Journal
 from fascicle.pipeline.ingest_mapping import bodies_of, mapping_messages, read_mapping
 from fascicle.pipeline.ingest_plan import Box, aligned, clipped, coarser_scales, halved, past, tiling
+from fascicle.pipeline.journal import Journal, JournalError
 from fascicle.volumes import VolumeSource, open_volume
 
 RNG = np.random.default_rng(9)
@@ -208,7 +208,7 @@ def test_refusals(connection: LocalConnection, tmp_path: Path) -> None:
     summary = run(connection, gray, tmp_path / "j")
     with pytest.raises(IngestError, match="exists and is a uint8blk"):
         run(connection, gray, tmp_path / "k", typename="labelmap")
-    with pytest.raises(IngestError, match=r"journal of another ingest \(it differs in offset"):
+    with pytest.raises(JournalError, match=r"journal of another job \(it differs in offset"):
         run(connection, gray, tmp_path / "j", offset_xyz=(1, 1, 1))
     connection.json("POST", f"/api/node/{summary.node}/commit", {"note": "done"})
     with pytest.raises(IngestError, match="is committed"):

@@ -229,7 +229,7 @@ def test_the_region_that_a_bucket_names(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("urllib3.request", lambda method, url, **_: asked.append((method, url)) or Answer())
     folder = bucket_objects.BucketFolder("s3://somewhere/v", Access())
     assert asked == [("HEAD", "https://somewhere.s3.amazonaws.com")]
-    assert "eu-central-2" in repr(folder._store.config)
+    assert "eu-central-2" in repr(folder.store.config)
 
 
 @pytest.mark.parametrize(("path", "climbed"), [("/a/b/../c", "/a/c"), ("/a/./b", "/a/b"), ("/../a", "/a"), ("/", "/")])

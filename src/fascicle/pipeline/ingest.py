@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from fascicle.datatypes.voxel_requests import Triple
 from fascicle.pipeline.ingest_connections import Body, Connection, IngestError
-from fascicle.pipeline.ingest_journal import Journal
 from fascicle.pipeline.ingest_mapping import bodies_of, mapping_messages, read_mapping
 from fascicle.pipeline.ingest_plan import Box, aligned, box_between, clipped, coarser_scales, halved, past, tiling
+from fascicle.pipeline.journal import Journal
 from fascicle.pipeline.version_choice import choose_version, make_repo
 from fascicle.volumes import VolumeSource
 

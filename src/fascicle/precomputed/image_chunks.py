@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from numpy.typing import NDArray
+
 from fascicle.datatypes.elsewhere import elsewhere_of, is_elsewhere
 from fascicle.datatypes.image.block_cache import cache_of
 from fascicle.datatypes.image.block_reader import BlockReader
@@ -79,6 +83,14 @@ def chunk(snapshot: Snapshot, instance: Instance, encoding: str, box: VolumeRequ
         if stored[0] == JPEG:
             return bytes(stored[1:])
     return encoded(reader.box(box, blocks), encoding)
+
+
+def voxels(snapshot: Snapshot, instance: Instance, box: VolumeRequest) -> NDArray[Any]:
+    """The voxels [z, y, x] or [z, y, x, channel] of a box, the background where nothing is stored."""
+    layout = layout_of(instance)
+    reader = BlockReader(_source(snapshot, instance), layout, cache_of(snapshot.store))
+    found: NDArray[Any] = reader.box(box, reader.within(box))
+    return found
 
 
 def background(instance: Instance, encoding: str, box: VolumeRequest) -> bytes:

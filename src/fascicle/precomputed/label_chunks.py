@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 from isal import igzip
+from numpy.typing import NDArray
 
 from fascicle.datatypes.image.block_cache import cache_of
 from fascicle.datatypes.labelmap import blocks
@@ -63,13 +64,22 @@ def chunk(
         return segmentation_of_block(view, cache, handle, _mapping(view, supervoxels), gzipped)
     if not any(len(codes) for codes, _ in blocks.scan_box(view, scale, *box.blocks((x, y, z)))):
         return None
+    found = encoded(voxels(snapshot, instance, scale, box, supervoxels), encoding)
+    return igzip.compress(found, 1, mtime=0) if gzipped else found
+
+
+def voxels(
+    snapshot: Snapshot, instance: Instance, scale: int, box: VolumeRequest, supervoxels: bool
+) -> NDArray[np.uint64]:
+    """The labels u64[z, y, x] of a box of a scale, 0 where nothing is stored."""
+    view = snapshot.view(instance)
     labels = np.empty(box.shape_zyx, np.uint64)
     done = 0
-    for slab in slabs(view, scale, box, (x, y, z), _mapping(view, supervoxels), cache, whole_planes=True):
+    mapping, cache = _mapping(view, supervoxels), cache_of(snapshot.store)
+    for slab in slabs(view, scale, box, instance.properties["BlockSize"], mapping, cache, whole_planes=True):
         labels[done : done + len(slab)] = slab
         done += len(slab)
-    found = encoded(labels, encoding)
-    return igzip.compress(found, 1, mtime=0) if gzipped else found
+    return labels
 
 
 def background(encoding: str, box: VolumeRequest) -> bytes:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from isal import igzip
+from numpy.typing import NDArray
 
 from fascicle.datatypes.image.settings import VOXEL_TYPES
 from fascicle.datatypes.voxel_requests import VolumeRequest
@@ -64,6 +66,14 @@ class Volume:
             return label_chunks.chunk(snapshot, instance, encoding, level, box, self.form.supervoxels, gzipped)
         found = image_chunks.chunk(snapshot, instance, encoding, box)
         return igzip.compress(found, 1, mtime=0) if gzipped and found is not None else found
+
+    def voxels(self, snapshot: Snapshot, level: int, box: VolumeRequest) -> NDArray[Any]:
+        """The voxels [z, y, x] (or [z, y, x, channel]) of any box of a scale; what is not stored is background."""
+        instance = self.instances[level]
+        if self.info.type == "segmentation":
+            return label_chunks.voxels(snapshot, instance, level, box, self.form.supervoxels)
+        found: NDArray[Any] = image_chunks.voxels(snapshot, instance, box)
+        return found
 
     @property
     def compressible(self) -> bool:

@@ -52,7 +52,7 @@ class BucketFolder(ObjectFolder):
         if not bucket:
             raise VolumeError(f"{address} names no bucket")
         try:
-            self._store = self._google(bucket) if scheme == "gs" else self._s3(bucket, scheme, host)
+            self.store = self._google(bucket) if scheme == "gs" else self._s3(bucket, scheme, host)
         except Exception as error:
             raise VolumeError(f"{address} cannot be opened: {error}") from None
 
@@ -72,11 +72,11 @@ class BucketFolder(ObjectFolder):
     def exists(self, name: str) -> bool:
         def head() -> bool:
             try:
-                obstore.head(self._store, self._key(name))
+                obstore.head(self.store, self.key(name))
             except (FileNotFoundError, exceptions.NotFoundError):
                 return False
             except Exception as error:
-                raise self._judged(error, name) from None
+                raise self.judged(error, name) from None
             return True
 
         try:
@@ -91,7 +91,7 @@ class BucketFolder(ObjectFolder):
         folder = f"{self._prefix}/{prefix}".rpartition("/")[0].strip("/")
         start = f"{self._prefix}/" if self._prefix else ""
         try:
-            for batch in obstore.list(self._store, folder or None):
+            for batch in obstore.list(self.store, folder or None):
                 for item in batch:
                     name = str(item["path"]).removeprefix(start)
                     if name.startswith(prefix):
@@ -102,14 +102,14 @@ class BucketFolder(ObjectFolder):
     def _try(self, name: str, span: Span | None) -> Piece | None:
         try:
             options: Any = {} if span is None else {"range": span}
-            answer = obstore.get(self._store, self._key(name), options=options)
+            answer = obstore.get(self.store, self.key(name), options=options)
             data = bytes(answer.bytes())
             meta = answer.meta
             coding = answer.attributes.get("Content-Encoding", "")
         except (FileNotFoundError, exceptions.NotFoundError):
             return None
         except Exception as error:
-            raise self._judged(error, name) from None
+            raise self.judged(error, name) from None
         stamp = str(meta.get("version") or meta.get("e_tag") or "")
         if span is not None:
             if len(data) != span[1] - span[0]:
@@ -121,7 +121,7 @@ class BucketFolder(ObjectFolder):
                 raise Passing(f"the answer is damaged: {error}") from None
         return Piece(data, stamp)
 
-    def _judged(self, error: Exception, name: str) -> Exception:
+    def judged(self, error: Exception, name: str) -> Exception:
         """What an error of the store means."""
         text = _reason(error)
         if isinstance(error, (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError)):
@@ -141,7 +141,8 @@ class BucketFolder(ObjectFolder):
         except (Passing, Refused, VolumeError):
             return False
 
-    def _key(self, name: str) -> str:
+    def key(self, name: str) -> str:
+        """An object's name in the bucket."""
         return posixpath.normpath(f"{self._prefix}/{name}").lstrip("/")
 
     # -- opening

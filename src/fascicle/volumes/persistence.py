@@ -26,17 +26,17 @@ class Refused(Exception):
     """The server allows nobody, or not us; or it does not tell that from an object which is not there."""
 
 
-def persistently(attempts: int, name: str, do: Callable[[], _T]) -> _T:
+def persistently(attempts: int, name: str, do: Callable[[], _T], done: str = "read") -> _T:
     """Do something up to `attempts` times, with growing pauses. VolumeError if it did not succeed."""
     for attempt in range(attempts):
         try:
             return do()
         except Passing as error:
             if attempt + 1 == attempts:
-                raise VolumeError(f"{name} cannot be read: {error}") from None
+                raise VolumeError(f"{name} cannot be {done}: {error}") from None
             pause = max(error.pause_s, FIRST_PAUSE_S * 2**attempt * random.uniform(0.7, 1.3))
             time.sleep(min(LONGEST_PAUSE_S, pause))
-    raise VolumeError(f"{name} cannot be read: no try was allowed")
+    raise VolumeError(f"{name} cannot be {done}: no try was allowed")
 
 
 class RefusalJudge:

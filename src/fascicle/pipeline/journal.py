@@ -1,6 +1,6 @@
-"""Which steps of an ingest are done: a text file, one JSON line each, every line on disk before the next step.
+"""Which steps of a job are done: a text file, one JSON line each, every line on disk before the next step.
 
-The first line says what is being ingested, from where to where. A journal of something else is an error; a line that
+The first line says what the job is, from where to where. A journal of something else is an error; a line that
 was cut off by a crash is dropped.
 """
 
@@ -12,7 +12,11 @@ from typing import Any
 
 import msgspec
 
-from fascicle.pipeline.ingest_connections import IngestError
+from fascicle.errors import FascicleError
+
+
+class JournalError(FascicleError):
+    """A journal is that of another job, or cannot be used."""
 
 
 class Journal:
@@ -41,8 +45,8 @@ class Journal:
                 break
             if number == 0 and entry != header:
                 changed = sorted(name for name in header | entry if header.get(name) != entry.get(name))
-                raise IngestError(
-                    f"{self.path} is the journal of another ingest (it differs in {', '.join(changed)}); remove it to "
+                raise JournalError(
+                    f"{self.path} is the journal of another job (it differs in {', '.join(changed)}); remove it to "
                     "start over, or name another one with --journal"
                 )
             if number:

@@ -1,0 +1,126 @@
+"""Where objects are written to: folders of files, and buckets (Google, S3 and what speaks its protocol).
+
+An object is there whole or not at all: files are written beside their place and renamed, objects in buckets are put in
+one request or as a multipart upload that is completed at its end. What is written is durable when a call returns.
+
+Compression around an object (`encoding="gzip"`) becomes its Content-Encoding in a bucket. In a folder it becomes the
+ending `.gz` of the file, which `ObjectFolder`, CloudVolume and servers that are told to look for it understand, but
+TensorStore does not.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+from fascicle.volumes.base import VolumeError
+from fascicle.volumes.objects import Access, FileFolder, ObjectFolder
+
+BINARY = "application/octet-stream"
+JSON = "application/json"
+GZIP = "gzip"
+Data = bytes | memoryview
+
+
+class Destination(ABC):
+    """Objects under one address that are written. May be used by several threads at once."""
+
+    address: str
+    folder: ObjectFolder
+    """The same place for reading."""
+
+    @abstractmethod
+    def put(self, name: str, data: Data, kind: str = BINARY, encoding: str = "", caching: str = "") -> None:
+        """Write an object, or replace it. VolumeError if it cannot be written, after tries where another may help.
+
+        `kind` is its Content-Type, `encoding` that of `data` (nothing or gzip), `caching` its Cache-Control.
+        """
+
+    @abstractmethod
+    def put_file(self, name: str, path: Path, kind: str = BINARY, caching: str = "") -> None:
+        """Write an object from a file of any size, which stays where it is; memory does not grow with it."""
+
+    @abstractmethod
+    def delete(self, name: str) -> None:
+        """Remove an object, in whatever compression; nothing happens if there is none."""
+
+
+class FileDestination(Destination):
+    """A folder, made when the first object is written."""
+
+    def __init__(self, path: str, durable: bool = True) -> None:
+        self._root = Path(path.removeprefix("file://")).expanduser()
+        self.folder = FileFolder(str(self._root))
+        self.address = self.folder.address
+        self._durable = durable
+
+    def put(self, name: str, data: Data, kind: str = BINARY, encoding: str = "", caching: str = "") -> None:
+        path = self._path(name)
+        packed = path.with_name(path.name + ".gz")
+        target, other = (packed, path) if encoding == GZIP else (path, packed)
+        temporary = self._temporary(target)
+        try:
+            with temporary.open("xb", buffering=0) as file:
+                view = memoryview(data)
+                while len(view):
+                    view = view[file.write(view) or 0 :]
+                if self._durable:
+                    os.fsync(file.fileno())
+            temporary.replace(target)
+            other.unlink(missing_ok=True)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise VolumeError(f"{target} cannot be written: {error}") from None
+
+    def put_file(self, name: str, path: Path, kind: str = BINARY, caching: str = "") -> None:
+        target = self._path(name)
+        temporary = self._temporary(target)
+        try:
+            with path.open("rb") as source, temporary.open("xb", buffering=0) as file:
+                while piece := source.read(1 << 20):
+                    view = memoryview(piece)
+                    while len(view):
+                        view = view[file.write(view) or 0 :]
+                if self._durable:
+                    os.fsync(file.fileno())
+            temporary.replace(target)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise VolumeError(f"{target} cannot be written: {error}") from None
+
+    def delete(self, name: str) -> None:
+        path = self._root / name
+        for found in (path, path.with_name(path.name + ".gz")):
+            try:
+                found.unlink(missing_ok=True)
+            except OSError as error:
+                raise VolumeError(f"{found} cannot be removed: {error}") from None
+
+    def _path(self, name: str) -> Path:
+        path = self._root / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise VolumeError(f"the folder {path.parent} cannot be made: {error}") from None
+        return path
+
+    @staticmethod
+    def _temporary(target: Path) -> Path:
+        return target.with_name(f".{target.name[:80]}.{secrets.token_hex(4)}.part")
+
+
+def open_destination(address: str, access: Access | None = None, *, durable: bool = True) -> Destination:
+    """The destination of an address: a path, `file://`, `gs://bucket/...`, `s3://bucket/...`, `vast://host/bucket/...`.
+
+    `durable=False` leaves it to the system when files reach the disk: for work that is verified afterwards.
+    """
+    path = address.removeprefix("precomputed://")
+    if path.startswith(("http://", "https://")):
+        raise VolumeError(f"{address} cannot be written to: web servers only read")
+    if "://" in path and not path.startswith("file://"):
+        from fascicle.volumes.bucket_destination import BucketDestination
+
+        return BucketDestination(path, access or Access())
+    return FileDestination(path, durable)
