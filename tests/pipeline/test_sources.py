@@ -103,7 +103,7 @@ def test_tasks_are_done_once(store: Path, voxels: np.ndarray, tmp_path: Path, wo
     journal = Journal(tmp_path / "journal", {"job": "sums"})
     done = len(journal.done)
     found = run_tasks(tasks, job, journal, stage="s", workers=workers, progress=lambda *at: seen.append(at))
-    assert found == {f"box {(s := [z, y, x])}": int(voxels[z : z + 10, y : y + 10, :10].sum()) for z, y, x in starts}
+    assert found == {f"box {[z, y, x]}": int(voxels[z : z + 10, y : y + 10, :10].sum()) for z, y, x in starts}
     assert seen[0] == ("s", done, len(tasks))
     assert seen[-1] == ("s", len(tasks), len(tasks))
     assert len(seen) == 1 + len(tasks) - done
