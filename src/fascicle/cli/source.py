@@ -20,7 +20,7 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--uuid", default="", metavar="REF", help="Version, branch or tag. [newest of the master branch]"),
         click.option("--instance", default="", metavar="NAME", help="Its instance."),
         click.option("--supervoxels", is_flag=True, help="Supervoxels of a labelmap instead of bodies."),
-        click.option("--dataset", default="", metavar="PATH", help="Array of an HDF5 file, zarr or N5 that has several."),
+        click.option("--dataset", default="", metavar="PATH", help="Array of a file or folder that has several."),
         click.option("--channel", type=click.IntRange(0), help="Channel of a source that has several."),
     )
     for option in reversed(options):
