@@ -188,23 +188,41 @@ class ShardWriter:
         self._entries: dict[int, list[tuple[int, int, int]]] = {}
         out.seek(sharding.index_bytes)
 
-    def add(self, key: int, value: Buffer, is_packed: bool = False) -> None:
-        """A value; `is_packed` says that it is in the sharding's `data_encoding` already."""
-        shard, minishard = self._sharding.place(key)
-        if shard != self._shard:
-            raise ValueError(f"key {key} belongs to shard {shard:x}, not to shard {self._shard:x}")
-        entries = self._entries.setdefault(minishard, [])
+    def add(self, key: int, value: Buffer, is_packed: bool = False, leading: Buffer = b"") -> None:
+        """A value; `is_packed` says that it is in the sharding's `data_encoding` already.
+
+        `leading` is stored as it is right before the encoded value, and no index speaks of it: the fragments of a
+        mesh lie so ahead of their manifest.
+        """
+        data: Any = value if is_packed else packed(value, self._sharding.data_encoding)
+        minishard = self._minishard(key)
+        lead: Any = leading
+        if len(lead):
+            self._out.write(lead)
+        self._out.write(data)
+        self._entries[minishard].append((key, self._at + len(lead), len(data)))
+        self._at += len(lead) + len(data)
+
+    def adopt(self, key: int, size: int, minishard: int | None = None) -> None:
+        """As `add`, of a packed value that lies in `out` already, behind those before it."""
+        self._entries[self._minishard(key, minishard)].append((key, self._at, size))
+        self._at += size
+
+    def _minishard(self, key: int, known: int | None = None) -> int:
+        """The number of the minishard that a key, the next one to be added, belongs to."""
+        if known is None:
+            shard, known = self._sharding.place(key)
+            if shard != self._shard:
+                raise ValueError(f"key {key} belongs to shard {shard:x}, not to shard {self._shard:x}")
+        entries = self._entries.setdefault(known, [])
         if entries and entries[-1][0] >= key:
             raise ValueError(f"key {key} comes after key {entries[-1][0]}")
-        data: Any = value if is_packed else packed(value, self._sharding.data_encoding)
-        self._out.write(data)
-        size = len(data)
-        entries.append((key, self._at, size))
-        self._at += size
+        return known
 
     def finish(self) -> int:
         """Write the indexes; the number of values."""
         index = np.zeros((1 << self._sharding.minishard_bits, 2), "<u8")
+        self._out.seek(self._sharding.index_bytes + self._at)
         for minishard in sorted(self._entries):
             rows = np.array(self._entries[minishard], np.uint64).T
             stops = rows[1] + rows[2]

@@ -42,6 +42,11 @@ class Destination(ABC):
     def put_file(self, name: str, path: Path, kind: str = BINARY, caching: str = "") -> None:
         """Write an object from a file of any size, which stays where it is; memory does not grow with it."""
 
+    def take_file(self, name: str, path: Path, kind: str = BINARY, caching: str = "") -> None:
+        """As `put_file`, of a file that is not needed afterwards: it is gone when this returns."""
+        self.put_file(name, path, kind, caching)
+        path.unlink(missing_ok=True)
+
     @abstractmethod
     def delete(self, name: str) -> None:
         """Remove an object, in whatever compression; nothing happens if there is none."""
@@ -89,6 +94,18 @@ class FileDestination(Destination):
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise VolumeError(f"{target} cannot be written: {error}") from None
+
+    def take_file(self, name: str, path: Path, kind: str = BINARY, caching: str = "") -> None:
+        target = self._path(name)
+        try:
+            if self._durable:
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+            path.replace(target)
+        except FileNotFoundError as error:
+            raise VolumeError(f"{target} cannot be written: {error}") from None
+        except OSError:  # another file system
+            super().take_file(name, path, kind, caching)
 
     def delete(self, name: str) -> None:
         path = self._root / name
