@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["serving"]
+pytest_plugins = ["serving", "object_server"]
 
 # The first call of a kernel compiles it, which no deadline should count.
 settings.register_profile("fascicle", deadline=None)

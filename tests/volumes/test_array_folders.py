@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from object_server import ObjectServer
+from folder_server import ObjectServer
 
 from fascicle.volumes import VolumeError, open_pyramid, open_volume
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from object_server import ObjectServer
+from folder_server import ObjectServer
 
 from fascicle.volumes import VolumeError, bucket_objects, persistence, web_objects
 from fascicle.volumes.objects import Access, Changed, ObjectFolder, merged, open_folder

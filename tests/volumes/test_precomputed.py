@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from object_server import ObjectServer
+from folder_server import ObjectServer
 
 from fascicle.formats import precomputed_info, volume_chunks
 from fascicle.formats.sharding import Sharding, build_shard, morton_code
