@@ -2,6 +2,9 @@
 
     .../<instance>[/supervoxels][/<encoding>]/info
     .../<instance>[/supervoxels][/<encoding>]/<scale>/<x0-x1_y0-y1_z0-z1>
+    .../<instance>[/supervoxels][/<encoding>]/{mesh,skeletons,properties}/...
+    .../<annotation>[/lines]/...
+    .../<neuronjson>/info
 
 Chunks of a committed version may be kept forever, if the version is named by its UUID or as a tag: they are a function
 of the voxels between the coordinates in their name. Everything else is to be asked for again soon, and has an ETag
@@ -23,8 +26,9 @@ from fascicle.datatypes.elsewhere import is_elsewhere
 from fascicle.datatypes.keyvalue import byte_ranges
 from fascicle.errors import BadRequest, NotFound
 from fascicle.formats import precomputed_info
-from fascicle.precomputed import addresses
+from fascicle.precomputed import addresses, derived
 from fascicle.precomputed.builders import ENCODINGS, Form, Snapshot
+from fascicle.precomputed.derived import Directory
 from fascicle.server import answers
 from fascicle.server.requests import Request
 from fascicle.store.base import ReadTransaction
@@ -39,6 +43,8 @@ FOREVER = "public, immutable, max-age=31536000"
 SHORTLY = "public, max-age=5, must-revalidate"
 KNOWN = 1024
 _USAGE = "/precomputed/<repo>/<version>/<instance>[/supervoxels][/<encoding>]/ and `info` or <scale>/<chunk>"
+LEAST_PACKED = 256
+"""Smaller objects are sent as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +72,10 @@ class PrecomputedViews:
         if not request.reads:
             raise BadRequest(f"{request.method} is not supported here, only GET and HEAD")
         app = self._app
-        form, rest = _form_and_rest(request.segments[4:])
         with app.store.read() as txn:
             target = self._target(request, txn)
         pool = app.pools.elsewhere if is_elsewhere(target.instance.properties) else app.pools.heavy
-        work = partial(self._run, request, form, rest)
+        work = partial(self._run, request)
         await sending.answer(await asyncio.get_running_loop().run_in_executor(pool, work))
 
     def _target(self, request: Request, txn: ReadTransaction) -> Target:
@@ -94,15 +99,24 @@ class PrecomputedViews:
 
     # -- in a thread of the pool
 
-    def _run(self, request: Request, form: Form, rest: list[str]) -> Answer:
+    def _run(self, request: Request) -> Answer:
         with self._app.store.read() as txn:
             target = self._target(request, txn)
             snapshot = Snapshot(
                 self._app.store, txn, self._app.catalogs.at(txn), target.node, self._app.datatype_settings
             )
+            directory = derived.whole(target.instance.typename)
+            if directory is not None:
+                return self._derived(request, snapshot, target, directory, Form(), request.segments[4:])
+            form, rest = _form_and_rest(request.segments[4:])
+            if target.instance.typename == "labelmap" and rest and (directory := derived.part(rest[0])) is not None:
+                return self._derived(request, snapshot, target, directory, form, rest[1:])
+            if rest != ["info"] and len(rest) != 2:
+                raise NotFound(f"there is nothing at this path; volumes are at {_USAGE}")
             volume = self._volume(snapshot, target.instance, form)
             if rest == ["info"]:
-                return _reply(request, precomputed_info.encode(volume.info), "application/json", SHORTLY)
+                info = derived.linked(snapshot, target.instance, form, volume.info)
+                return _reply(request, precomputed_info.encode(info), "application/json", SHORTLY)
             level = volume.level(rest[0])
             box = volume.box(level, rest[1])
             gzipped = volume.compressible and _takes_gzip(request)
@@ -112,6 +126,16 @@ class PrecomputedViews:
                 data = igzip.compress(data, 1, mtime=0) if gzipped else data
         caching = FOREVER if target.lasting else SHORTLY
         return _reply(request, data, "application/octet-stream", caching, volume.compressible, gzipped)
+
+    def _derived(
+        self, request: Request, snapshot: Snapshot, target: Target, directory: Directory, form: Form, rest: list[str]
+    ) -> Answer:
+        """An object of a directory that is made from an instance."""
+        found = directory.serve(snapshot, target.instance, form, "/".join(rest))
+        gzipped = found.compressible and len(found.body) >= LEAST_PACKED and _takes_gzip(request)
+        body = igzip.compress(found.body, 1, mtime=0) if gzipped else found.body
+        caching = FOREVER if target.lasting and found.lasting and rest[-1:] != ["info"] else SHORTLY
+        return _reply(request, body, found.kind, caching, found.compressible, gzipped)
 
     def _volume(self, snapshot: Snapshot, instance: Instance, form: Form) -> Volume:
         """The description of a volume, from the last time if nothing has changed since."""
@@ -129,14 +153,12 @@ class PrecomputedViews:
 
 
 def _form_and_rest(segments: list[str]) -> tuple[Form, list[str]]:
-    """How an instance is shown, and `["info"]` or the scale and the name of a chunk. Raises NotFound."""
+    """How an instance is shown, and the rest of the path."""
     rest = list(segments)
     supervoxels = rest[:1] == ["supervoxels"]
     if supervoxels:
         del rest[0]
     encoding = rest.pop(0) if rest and rest[0] in ENCODINGS else ""
-    if rest != ["info"] and len(rest) != 2:
-        raise NotFound(f"there is nothing at this path; volumes are at {_USAGE}")
     return Form(supervoxels, encoding), rest
 
 
