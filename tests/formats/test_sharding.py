@@ -75,6 +75,7 @@ def test_keys_are_distinct_and_turn_back(grid: list[int], data: st.DataObject) -
     assert sh.morton_cell(code, grid) == tuple(cell)
     assert code < 1 << sum(sh.morton_bits(grid))
     assert sh.morton_codes(np.array([cell]), grid).tolist() == [code]
+    assert sh.morton_cells(np.array([0, code], np.uint64), grid).tolist() == [[0] * len(grid), cell]
 
 
 @pytest.mark.parametrize(("bits", "shard", "name"), [(0, 0, "0.shard"), (13, 0x1A, "001a.shard"), (4, 15, "f.shard")])

@@ -68,7 +68,9 @@ def test_what_a_shard_cannot_hold(tmp_path: Path) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.dictionaries(st.integers(0, 2**64 - 1), st.binary(max_size=40), max_size=30), st.booleans())
-def test_scattered_values_are_found(tmp_path_factory: pytest.TempPathFactory, values: dict[int, bytes], raw: bool) -> None:
+def test_scattered_values_are_found(
+    tmp_path_factory: pytest.TempPathFactory, values: dict[int, bytes], raw: bool
+) -> None:
     folder = tmp_path_factory.mktemp("scattered")
     sharding = hashed(encoding="raw" if raw else "gzip")
     with ScatteredShards(folder / "scratch", sharding.data_encoding) as shards:

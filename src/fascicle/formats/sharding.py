@@ -327,6 +327,16 @@ def morton_cell(code: int, grid: Sequence[int]) -> tuple[int, ...]:
     return tuple(cell)
 
 
+def morton_cells(codes: Keys, grid: Sequence[int]) -> NDArray[np.int64]:
+    """As `morton_cell`, of many keys: cells [n, axes]."""
+    cells = np.zeros((len(codes), len(grid)), np.int64)
+    seen = [0] * len(grid)
+    for j, axis in enumerate(morton_axes(grid)):
+        cells[:, axis] |= (codes >> np.uint64(j) & np.uint64(1)).astype(np.int64) << seen[axis]
+        seen[axis] += 1
+    return cells
+
+
 # -- choosing parameters
 
 SHARD_VOXELS = 512**3

@@ -23,8 +23,8 @@ from fascicle.formats.precomputed_info import VolumeInfo
 from fascicle.precomputed import addresses
 from fascicle.precomputed.builders import Form, Snapshot
 from fascicle.precomputed.volumes import Volume, describe
-from fascicle.versions.catalog import CatalogCache
-from fascicle.versions.model import Instance, Node
+from fascicle.versions.catalog import Catalog, CatalogCache
+from fascicle.versions.model import Instance, Node, Repo
 from fascicle.volumes.base import Array, Pyramid, VolumeError, VolumeSource, Zyx
 from fascicle.volumes.opening import open_pyramid
 
@@ -80,8 +80,8 @@ class SourceSpec:
         return f"{self.instance}{form} at {self.version or 'master'} of {self.repo or 'its repo'} in {where}"
 
 
-class OpenVersion:
-    """An instance at a version of a store folder that is open for reading. Used by one thread at a time."""
+class OpenNode:
+    """A version of a store folder that is open for reading, `spec.instance` left aside. Used by one thread at a time."""
 
     def __init__(self, spec: SourceSpec) -> None:
         from fascicle.store import open_store
@@ -93,14 +93,14 @@ class OpenVersion:
             self._settings = _settings_of(spec.data)
             self._catalogs = CatalogCache(self.store)
             with self.store.read() as txn:
-                catalog = self._catalogs.at(txn)
-                repo = addresses.find_repo(catalog, spec.repo or spec.version)
-                self.node: Node = addresses.find_version(catalog, repo, spec.version or "master")[0]
-                self.instance: Instance = addresses.find_instance(catalog, repo, spec.instance)
-                self.repo = repo
+                self._find(self._catalogs.at(txn), spec)
         except BaseException:
             self.store.close()
             raise
+
+    def _find(self, catalog: Catalog, spec: SourceSpec) -> None:
+        self.repo: Repo = addresses.find_repo(catalog, spec.repo or spec.version)
+        self.node: Node = addresses.find_version(catalog, self.repo, spec.version or "master")[0]
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
@@ -110,6 +110,14 @@ class OpenVersion:
 
     def close(self) -> None:
         self.store.close()
+
+
+class OpenVersion(OpenNode):
+    """An instance at a version of a store folder that is open for reading. Used by one thread at a time."""
+
+    def _find(self, catalog: Catalog, spec: SourceSpec) -> None:
+        super()._find(catalog, spec)
+        self.instance: Instance = addresses.find_instance(catalog, self.repo, spec.instance)
 
 
 def _settings_of(data: str) -> dict[str, Any]:
