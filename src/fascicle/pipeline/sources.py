@@ -81,7 +81,7 @@ class SourceSpec:
 
 
 class OpenNode:
-    """A version of a store folder that is open for reading, `spec.instance` left aside. Used by one thread at a time."""
+    """A version of a store folder that is open for reading, whatever the instance. Used by one thread at a time."""
 
     def __init__(self, spec: SourceSpec) -> None:
         from fascicle.store import open_store

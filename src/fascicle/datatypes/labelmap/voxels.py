@@ -224,7 +224,7 @@ def segmentation_of_block(
     if answer is None:
         answer = compressed_segmentation.from_label_block(block)
         if gzipped:
-            answer = igzip.compress(answer, 1)
+            answer = igzip.compress(answer, 1, mtime=0)  # the same bytes at any time
         cache.put(key, answer, len(answer) + 8 * len(block.table) + 300)
     return answer
 
