@@ -17,6 +17,7 @@ _COMMANDS = {
     "index": ("fascicle.cli.index", "index", "Make the index of labels that live elsewhere."),
     "import": ("fascicle.cli.table_import", "import_", "Bring tables of synapses, regions or bodies into a version."),
     "export": ("fascicle.cli.table_export", "export", "Write tables of synapses, regions or bodies of a version."),
+    "host": ("fascicle.cli.host", "host", "Serve a folder to viewers; settings of other servers."),
     "repo": ("fascicle.cli.repo", "repo", "Make, list and show repos of a store."),
     "backup": ("fascicle.cli.backup", "backup", "Copy a store, also while it is in use."),
     "check": ("fascicle.cli.check", "check", "Read all of a store and verify every checksum."),
