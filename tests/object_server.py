@@ -40,7 +40,7 @@ Fault = int | str | None
 * "silent": no answer, and the connection stays open.
 """
 Faults = Callable[[str, str, int], Fault]
-"""From method, key (with bucket, without query) and the number of the request of both, from 1 on, to a fault."""
+"""From method, key (without bucket and query) and the number of the request of both, from 1 on, to a fault."""
 
 KEYS = {
     "AWS_ACCESS_KEY_ID": "tester",
@@ -102,6 +102,7 @@ class Request:
     """One that reached the proxy."""
 
     method: str
+    bucket: str
     key: str
     query: str
     range: str
@@ -184,10 +185,10 @@ class ObjectServer:
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         """One request to the proxy."""
         parts = urllib.parse.urlsplit(handler.path)
-        key = urllib.parse.unquote(parts.path).strip("/")
+        bucket, _, key = urllib.parse.unquote(parts.path).strip("/").partition("/")
         length = int(handler.headers.get("Content-Length") or 0)
         with self._lock:
-            number = self._counts[handler.command, key] = self._counts.get((handler.command, key), 0) + 1
+            number = self._counts[handler.command, parts.path] = self._counts.get((handler.command, parts.path), 0) + 1
         fault = self.faults(handler.command, key, number)
         if fault == "silent":
             self._end.wait(20)
@@ -195,7 +196,7 @@ class ObjectServer:
             handler.close_connection = True
             return
         body = _body(handler, length)
-        request = Request(handler.command, key, parts.query, handler.headers.get("Range", ""), len(body))
+        request = Request(handler.command, bucket, key, parts.query, handler.headers.get("Range", ""), len(body))
         with self._lock:
             self.requests.append(request)
         if fault == "slow":

@@ -13,7 +13,7 @@ from fascicle.volumes import VolumeError
 from fascicle.volumes.bucket_destination import PART_BYTES
 from fascicle.volumes.destinations import GZIP, JSON, open_destination
 from fascicle.volumes.objects import Access, open_folder
-from object_server import KEYS, Fault, ObjectBucket, first_faults, seeded_faults
+from object_server import KEYS, Fault, ObjectBucket, first_faults
 
 BODY = bytes(range(256)) * 300
 
@@ -94,7 +94,7 @@ def test_a_multipart_upload_with_faults(object_bucket: ObjectBucket, tmp_path: P
     data = np.random.default_rng(2).bytes(2 * PART_BYTES + 5)
     (tmp_path / "x").write_bytes(data)
     destination = open_destination(object_bucket.address)
-    object_bucket.server.faults = seeded_faults(3, 0.3, (500, "dropped"), in_a_row=1)
+    object_bucket.server.faults = first_faults(2, "dropped")
     destination.put_file("big", tmp_path / "x")
     assert object_bucket.body("big") == data
     object_bucket.server.faults = lambda method, key, number: 503 if method == "PUT" else None

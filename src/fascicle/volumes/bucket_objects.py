@@ -86,6 +86,23 @@ class BucketFolder(ObjectFolder):
                 return False
             raise Forbidden(f"{self.path(name)} cannot be read: {refusal}") from None
 
+    def measure(self, name: str) -> tuple[int, str] | None:
+        def head() -> tuple[int, str] | None:
+            try:
+                meta = obstore.head(self.store, self.key(name))
+            except (FileNotFoundError, exceptions.NotFoundError):
+                return None
+            except Exception as error:
+                raise self.judged(error, name) from None
+            return int(meta["size"]), str(meta.get("version") or meta.get("e_tag") or "")
+
+        try:
+            return persistently(self._access.attempts, self.path(name), head)
+        except Refused as refusal:
+            if self._judge.is_absent(self._can_read):
+                return None
+            raise Forbidden(f"{self.path(name)} cannot be read: {refusal}") from None
+
     def names(self, prefix: str = "") -> Iterator[str]:
         # stores list by whole parts of a path, so what is asked for is the folder of the prefix
         folder = f"{self._prefix}/{prefix}".rpartition("/")[0].strip("/")

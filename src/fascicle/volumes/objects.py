@@ -90,6 +90,11 @@ class ObjectFolder(ABC):
     def names(self, prefix: str = "") -> Iterator[str]:
         """The names of all objects that begin with a prefix. VolumeError if the server cannot tell."""
 
+    def measure(self, name: str) -> tuple[int, str] | None:
+        """The bytes of an object and its stamp, as `fetch` would give them; None if there is no such object."""
+        piece = self.fetch(name)
+        return None if piece is None else (len(piece.data), piece.stamp)
+
     def get(self, name: str) -> bytes | None:
         """A whole object."""
         piece = self.fetch(name)
@@ -206,6 +211,14 @@ class FileFolder(ObjectFolder):
     def exists(self, name: str) -> bool:
         path = self._root / name
         return path.is_file() or any(path.with_name(path.name + suffix).is_file() for suffix in _SUFFIXES)
+
+    def measure(self, name: str) -> tuple[int, str] | None:
+        path = self._root / name
+        try:
+            stat = path.stat()
+        except OSError:  # packed, not there, or one that says why when it is read
+            return super().measure(name)
+        return (stat.st_size, f"{stat.st_mtime_ns}-{stat.st_size}") if path.is_file() else super().measure(name)
 
     def names(self, prefix: str = "") -> Iterator[str]:
         folder = self._root / prefix.rpartition("/")[0]

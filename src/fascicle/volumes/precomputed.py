@@ -61,10 +61,10 @@ class PrecomputedVolume(VolumeSource):
         self.offset_xyz = scale.voxel_offset
         self.resolution_nm = scale.resolution
         self._grid = scale.grid()
-        self._shards = (
-            None if scale.sharding is None else ShardReader(folder, _directory(scale.key), scale.sharding, generation)
+        self.shards = (
+            None if scale.sharding is None else ShardReader(folder, directory_of(scale.key), scale.sharding, generation)
         )
-        self._most_bytes = 2 * math.prod(self._chunk) * info.num_channels * self.dtype.itemsize + (1 << 16)
+        self.most_bytes = 2 * math.prod(self._chunk) * info.num_channels * self.dtype.itemsize + (1 << 16)
 
     def read(self, start_zyx: Zyx, stop_zyx: Zyx) -> Array:
         self.check()
@@ -83,7 +83,7 @@ class PrecomputedVolume(VolumeSource):
             raise VolumeError(f"{self.name} has chunks of {self.info.num_channels} channels")
         self.check()
         self.chunk_box(cell_zyx)
-        return self._stored(cell_zyx[::-1])
+        return self.stored(cell_zyx[::-1])
 
     def decode_chunk(self, data: bytes, cell_zyx: Zyx) -> Array:
         return self._decoded(data, cell_zyx[::-1])
@@ -94,11 +94,11 @@ class PrecomputedVolume(VolumeSource):
 
     def _tasks(self, cells: list[Triple], place: Callable[[Triple, bytes], None]) -> Iterator[Callable[[], None]]:
         """What brings cells to their place."""
-        if self._shards is None:
+        if self.shards is None:
             for cell in cells:
                 yield partial(self._bring, [cell], place)
             return
-        keys = sorted((self._shards.sharding.place(key), key, cell) for key, cell in self._keyed(cells))
+        keys = sorted((self.shards.sharding.place(key), key, cell) for key, cell in self._keyed(cells))
         for i in range(0, len(keys), CELLS_PER_TASK):
             yield partial(self._bring_sharded, {key: cell for _, key, cell in keys[i : i + CELLS_PER_TASK]}, place)
 
@@ -108,22 +108,25 @@ class PrecomputedVolume(VolumeSource):
 
     def _bring(self, cells: Sequence[Triple], place: Callable[[Triple, bytes], None]) -> None:
         for cell in cells:
-            data = self._stored(cell)
+            data = self.stored(cell)
             if data is not None:
                 place(cell, data)
 
     def _bring_sharded(self, cells: dict[int, Triple], place: Callable[[Triple, bytes], None]) -> None:
-        assert self._shards is not None
-        for key, data in self._shards.get_many(list(cells), self._most_bytes):
+        assert self.shards is not None
+        for key, data in self.shards.get_many(list(cells), self.most_bytes):
             if data is not None:
                 place(cells[key], data)
 
-    def _stored(self, cell: Triple) -> bytes | None:
-        """A chunk without the compression around it, or None if it is not stored."""
-        if self._shards is not None:
-            return self._shards.get(morton_code(cell, self._grid), self._most_bytes)
+    def stored(self, cell: Triple) -> bytes | None:
+        """The chunk, of all channels, of a cell x, y, z without the compression around it; None if it is not stored.
+
+        It is not looked at, so chunks of any encoding can be copied.
+        """
+        if self.shards is not None:
+            return self.shards.get(morton_code(cell, self._grid), self.most_bytes)
         start, stop = self.scale.chunk_span(cell)
-        directory = _directory(self.scale.key)
+        directory = directory_of(self.scale.key)
         data = self._folder.get_kept(f"{directory}/{self.scale.chunk_name(start, stop)}", self._generation)
         if data is None and not self._folder.remote:
             data = self._folder.get(f"{directory}/{self.scale.chunk_name(start, stop, '/')}")
@@ -234,6 +237,6 @@ def _redirect(info: bytes) -> str:
     return plain_address(target) if isinstance(target, str) else ""
 
 
-def _directory(key: str) -> str:
+def directory_of(key: str) -> str:
     """The directory of a scale, without parts that say nothing."""
     return "/".join(part for part in key.split("/") if part not in ("", "."))

@@ -55,19 +55,31 @@ class ShardReader:
 
     def get_many(self, keys: Sequence[int], most_bytes: int) -> Iterator[tuple[int, bytes | None]]:
         """Keys and their values. Values of one shard that lie close together come in one request."""
+        for key, data in self.get_packed(keys):
+            if data is None:
+                yield key, None
+                continue
+            try:
+                yield key, self.sharding.unpacked(data, most_bytes)
+            except BadRequest as error:
+                path = self._path(self.sharding.place(key)[0])
+                raise VolumeError(f"value {key} of {path}: {error.message}") from None
+
+    def get_packed(self, keys: Sequence[int]) -> Iterator[tuple[int, bytes | None]]:
+        """As `get_many`, with values as they are stored."""
         shards: dict[int, list[tuple[int, int]]] = {}
         for key in keys:
             shard, minishard = self.sharding.place(key)
             shards.setdefault(shard, []).append((minishard, key))
         for shard, wanted in shards.items():
-            for key, data in self._values(shard, sorted(wanted)).items():
-                if data is None:
-                    yield key, None
-                    continue
-                try:
-                    yield key, self.sharding.unpacked(data, most_bytes)
-                except BadRequest as error:
-                    raise VolumeError(f"value {key} of {self._path(shard)}: {error.message}") from None
+            yield from self._values(shard, sorted(wanted)).items()
+
+    def find_place(self, key: int) -> tuple[str, int, int, str] | None:
+        """Where a value lies: the name of its shard, first byte and the byte after it there, and the shard's stamp."""
+        shard, minishard = self.sharding.place(key)
+        found = self._minishard(shard, minishard)
+        place = None if found is None else found[0].find(key)
+        return None if found is None or place is None else (self._name(shard), *place, found[1])
 
     def _values(self, shard: int, wanted: list[tuple[int, int]]) -> dict[int, bytes | None]:
         """The stored bytes of keys (each with its minishard) of one shard."""

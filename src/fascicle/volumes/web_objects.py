@@ -74,6 +74,27 @@ class WebFolder(ObjectFolder):
             raise Forbidden(f"{self.path(name)} cannot be read: {refusal}") from None
         return self.fetch(name) is not None if found is None else found
 
+    def measure(self, name: str) -> tuple[int, str] | None:
+        def head() -> tuple[int, str] | None:
+            with self._answer("HEAD", name, {"Accept-Encoding": "identity"}) as answer:
+                if answer.status in (405, 501):
+                    return -1, ""
+                if not self._is_there(answer, name):
+                    return None
+                length = answer.headers.get("Content-Length", "")
+                coding = answer.headers.get("Content-Encoding", "identity").lower()
+                if not length.isdigit() or coding != "identity":
+                    return -1, ""
+                return int(length), answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
+
+        try:
+            found = persistently(self._access.attempts, self.path(name), head)
+        except Refused as refusal:
+            if self._judge.is_absent(self._can_read):
+                return None
+            raise Forbidden(f"{self.path(name)} cannot be read: {refusal}") from None
+        return super().measure(name) if found is not None and found[0] < 0 else found
+
     def names(self, prefix: str = "") -> Iterator[str]:
         raise VolumeError(f"{self.address} is on a web server, which cannot list what it has")
 
