@@ -94,7 +94,7 @@ def test_a_multipart_upload_with_faults(object_bucket: ObjectBucket, tmp_path: P
     data = np.random.default_rng(2).bytes(2 * PART_BYTES + 5)
     (tmp_path / "x").write_bytes(data)
     destination = open_destination(object_bucket.address)
-    object_bucket.server.faults = first_faults(2, "dropped")
+    object_bucket.server.faults = first_faults(1, "dropped")
     destination.put_file("big", tmp_path / "x")
     assert object_bucket.body("big") == data
     object_bucket.server.faults = lambda method, key, number: 503 if method == "PUT" else None
