@@ -18,6 +18,7 @@ _COMMANDS = {
     "import": ("fascicle.cli.table_import", "import_", "Bring tables of synapses, regions or bodies into a version."),
     "export": ("fascicle.cli.table_export", "export", "Write tables of synapses, regions or bodies of a version."),
     "host": ("fascicle.cli.host", "host", "Serve a folder to viewers; settings of other servers."),
+    "view": ("fascicle.cli.view", "view", "Print or open a link to the viewer."),
     "repo": ("fascicle.cli.repo", "repo", "Make, list and show repos of a store."),
     "backup": ("fascicle.cli.backup", "backup", "Copy a store, also while it is in use."),
     "check": ("fascicle.cli.check", "check", "Read all of a store and verify every checksum."),
