@@ -129,3 +129,21 @@ def store_at(typingctx: Any, address: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.uint64), codegen
+
+
+def _address_loader(result: Any) -> Any:
+    def declare(typingctx: Any, address: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = builder.inttoptr(args[0], ir.IntType(result.bitwidth).as_pointer())
+            return builder.load(pointer, align=1)
+
+        return result(types.int64), codegen
+
+    return intrinsic(declare)
+
+
+u8_at = _address_loader(types.uint8)
+"""The value at a machine address (i64)."""
+u16_at = _address_loader(types.uint16)
+u32_at = _address_loader(types.uint32)
+u64_at = _address_loader(types.uint64)

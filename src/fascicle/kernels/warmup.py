@@ -38,13 +38,15 @@ def _writes() -> None:
 
 
 def _label_blocks() -> None:
-    from fascicle.formats import compressed_segmentation, downres, label_block, sub_blocks
+    from fascicle.formats import compressed_segmentation, downres, label_block, label_layer, sub_blocks
 
     dense = np.arange(4096, dtype=np.uint64).reshape(16, 16, 16) // np.uint64(9)
     encoded, _ = label_block.admit(label_block.encode(dense), (16, 16, 16))
     stored = label_block.split(encoded)
     block = label_block.opened_stored(stored)
     label_block.decode(block)
+    layer = label_layer.LabelLayer([block], [(0, 0)], (1, 1), (2, 2, 2))
+    layer.write(8, (0, 0), np.empty((1, 16, 16), np.uint64))
     label_block.points(block, np.zeros((1, 3), np.int64))
     wanted = label_block.table(block) < np.uint64(200)
     found = label_block.runs(block, wanted, (0, 0, 0), ((0, 0, 0), (9, 9, 9)))

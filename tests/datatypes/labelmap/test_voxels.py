@@ -81,6 +81,7 @@ def test_small_slabs_make_the_same_volume(monkeypatch: pytest.MonkeyPatch, slab_
     dense = cells((48, 32, 32), 5, 2)
     post(labels, dense)
     monkeypatch.setattr(slabs, "SLAB_BYTES", slab_bytes)
+    monkeypatch.setattr(slabs, "CACHED_BYTES", slab_bytes)
     monkeypatch.setattr(slabs, "KEPT_BLOCKS", kept)
     assert np.array_equal(read(labels, (40, 20, 23), (3, 9, 5)), dense[5:45, 9:29, 3:26])
     wide = read(labels, (20, 60, 70), (-10, -20, -2))

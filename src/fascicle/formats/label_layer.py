@@ -1,0 +1,91 @@
+"""Dense voxels of label blocks that lie beside each other, row by row over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fascicle.formats.label_block import LabelBlock
+from fascicle.kernels import label_rows
+
+
+def _address(array: NDArray[np.generic]) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+class LabelLayer:
+    """Label blocks of one size that are neighbours in x and y.
+
+    `columns_rows` are the x and y of each block, counted in blocks from the corner of a grid of
+    `size_xy` blocks; where no block is given voxels are 0. Planes must be asked for in ascending order.
+
+    >>> layer = LabelLayer([block], [(0, 0)], (1, 1), (8, 8, 8))
+    >>> planes = np.empty((2, 64, 64), np.uint64)
+    >>> layer.write(0, (0, 0), planes)
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[LabelBlock],
+        columns_rows: Sequence[tuple[int, int]],
+        size_xy: tuple[int, int],
+        sub_blocks_xyz: tuple[int, int, int],
+    ) -> None:
+        gx, gy, gz = sub_blocks_xyz
+        table = np.zeros((len(blocks), label_rows.COLUMNS), np.int64)
+        for i, (block, (column, row)) in enumerate(zip(blocks, columns_rows, strict=True)):
+            if (block.gx, block.gy, block.gz) != sub_blocks_xyz or not (
+                0 <= column < size_xy[0] and 0 <= row < size_xy[1]
+            ):
+                raise ValueError(f"a block of {block.shape_zyx} at {column}, {row} is not of the grid")
+            counts = 0 if len(block.table) == 1 else _address(block.data) + block.start
+            table[i, :4] = (counts, _address(block.table), column * gx, row * gy)
+        self._kept = list(blocks)  # whose memory the addresses are of
+        self._blocks = table
+        self._sub_blocks = sub_blocks_xyz
+        self._cells = np.zeros((size_xy[1] * gy, size_xy[0] * gx, 3), np.int64)
+        self._labels = np.empty(0, np.uint64)
+        self._packed = np.empty(0, np.uint8)
+        self._next = 0
+        label_rows.begin(table, gx, gy, gz)
+
+    def write(self, z: int, first_yx: tuple[int, int], out_zyx: NDArray[np.uint64]) -> None:
+        """Write the box from plane `z` and voxel `first_yx` of the grid to `out_zyx` (u64[z,y,x], contiguous).
+
+        Raises ValueError if the box is not inside of the grid, or begins in front of sub-blocks asked for before.
+        """
+        (y, x), (depth, height, width) = first_yx, out_zyx.shape
+        rows, columns, _ = self._cells.shape
+        if z < 0 or z + depth > 8 * self._sub_blocks[2] or y < 0 or x < 0:
+            raise ValueError(f"planes {z} to {z + depth} from {first_yx} are not inside of the blocks")
+        if y + height > 8 * rows or x + width > 8 * columns:
+            raise ValueError(
+                f"{height} rows of {width} from {first_yx} are not inside of {8 * rows} rows of {8 * columns}"
+            )
+        if out_zyx.dtype != np.uint64 or not out_zyx.flags.carray:
+            raise ValueError("out_zyx must be writable, contiguous u64")
+        address, plane_bytes = _address(out_zyx), 8 * height * width
+        for plane in range(z, z + depth):
+            self._go_to(plane // 8)
+            label_rows.write(self._cells, self._labels, self._packed, plane % 8, y, y + height, x, x + width, address)
+            address += plane_bytes
+
+    def _go_to(self, layer: int) -> None:
+        """Take a layer of sub-blocks, if it is not the one that was taken last."""
+        if layer == self._next - 1:
+            return
+        if layer < self._next:
+            raise ValueError(f"layer {layer} of sub-blocks was passed by: {self._next} is the next")
+        gx, gy, _ = self._sub_blocks
+        for passed in range(self._next, layer):
+            label_rows.skip(self._blocks, gx * gy, passed)
+        labels, size = label_rows.measure(self._blocks, gx * gy, layer)
+        if len(self._labels) < labels + 1:
+            self._labels = np.empty(labels + labels // 4 + 1, np.uint64)
+        if len(self._packed) < size + label_rows.ROOM_BYTES:
+            self._packed = np.empty(size + size // 4 + label_rows.ROOM_BYTES, np.uint8)
+        label_rows.take(self._blocks, gx, gy, layer, self._cells, self._labels, self._packed)
+        self._next = layer + 1
