@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fascicle.datatypes import registry
+from fascicle.datatypes.annotation.layout import KIND_COUNTS, LABELS
 from fascicle.datatypes.base import Answer, Call, Commit
 from fascicle.datatypes.change import StoreChange
 from fascicle.store.base import WriteTransaction
 from fascicle.store.memory import MemoryStore
 from fascicle.versions import graph
 from fascicle.versions.catalog import CatalogCache, CatalogEditor
+from fascicle.versions.resolution import VersionedView
 
 U64 = NDArray[np.uint64]
 EDGE = 16
@@ -103,6 +105,10 @@ class Repo:
         self, path: str, method: str = "GET", body: Any = b"", version: int = 0, name: str = "synapses"
     ) -> bytes:
         """The body of the answer to a request; the path is what follows the instance's name."""
+
+        def commit(apply: Any) -> Any:
+            return self.store.write(lambda txn: apply(self._change(txn, name, version)))
+
         path, _, query = path.partition("?")
         keyword, *args = path.split("/")
         body = body if isinstance(body, bytes) else msgspec.json.encode(body)
@@ -117,7 +123,7 @@ class Repo:
             pieces = iter([body]) if route.streams_body else None
             call = Call(method, keyword, args, dict(o.split("=", 1) for o in query.split("&") if o), {}, path,
                         self.store, txn, catalog, instance, node, catalog.ancestry(node.id), body, "ann", "test",
-                        settings={"allow_labelmap_split": True}, _pieces=pieces)  # fmt: skip
+                        settings={"allow_labelmap_split": True}, _pieces=pieces, _commit=commit)  # fmt: skip
             reply = handler(call)
             if isinstance(reply, Answer):
                 return reply.body if isinstance(reply.body, bytes) else b"".join(map(bytes, reply.body))
@@ -152,6 +158,19 @@ class Repo:
         corner = "_".join(map(str, offset_xyz))
         data = self.call(f"raw/0_1_2/{x}_{y}_{z}/{corner}?{options}", version=version, name="segmentation")
         return np.frombuffer(data, "<u8").reshape(shape_zyx)
+
+    def kinds_by_supervoxel(self, version: int) -> tuple[dict[bytes, list[int]], dict[bytes, list[int]]]:
+        """What is kept of the kinds of points in each supervoxel, and what its rows say."""
+        with self.store.read() as txn:
+            catalog = self.cache.at(txn)
+            node = catalog.node(version)
+            instance = catalog.instance(node.repo_id, "synapses")
+            view = VersionedView(txn, instance.id, catalog.ancestry(node.id))
+            kept = {key: np.frombuffer(view.load(handle), "<u4").tolist() for key, _, handle in view.scan(KIND_COUNTS)}
+            counted: dict[bytes, list[int]] = {}
+            for key, _, handle in view.scan(LABELS):
+                counted.setdefault(key[:12], [0] * 5)[view.load(handle)[0]] += 1
+        return {key: counts for key, counts in kept.items() if any(counts)}, counted
 
     def rows(self) -> list[tuple[bytes, bytes]]:
         """Everything in the store."""

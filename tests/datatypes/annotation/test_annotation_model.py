@@ -243,6 +243,9 @@ class Annotations(RuleBasedStateMachine):
         inside = [e for e in sorted_here if all(a <= c <= b for a, c, b in zip(low, e["Pos"], high, strict=True))]
         assert (self.repo.get("elements/31_16_13/-10_5_3", self.at) or []) == inside
 
+        kept, counted = self.repo.kinds_by_supervoxel(self.at)
+        assert kept == counted
+
         volume = self.bodies()
         by_label: dict[int, list[dict[str, Any]]] = {int(label): [] for label in np.unique(volume) if label}
         for position, one in here.items():

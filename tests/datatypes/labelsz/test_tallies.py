@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from fascicle.datatypes.annotation.events import Points
+from fascicle.datatypes.annotation.kind_counts import summed
 from fascicle.datatypes.labelsz import counting, tallies
 from fascicle.errors import ConflictError
 from fascicle.store.base import WriteTransaction
@@ -124,7 +125,7 @@ def test_no_count_falls_below_zero() -> None:
 def test_summing(added: list[Point], removed: list[Point]) -> None:
     given_points = points(added + removed)
     signs = np.array([1] * len(added) + [-1] * len(removed), np.int64)
-    labels, changes = tallies.summed(given_points.labels, given_points.kinds, signs)
+    labels, changes = summed(given_points.labels, given_points.kinds, signs)
     truth = Counter(added)
     truth.subtract(removed)
     assert labels.tolist() == sorted({label for label, _ in added + removed})
@@ -195,7 +196,7 @@ def test_a_torn_label_may_be_emptied(torn: tuple[Counted, int]) -> None:
 def reload_with(counted: Counted, version: int, held: Counter[Point]) -> None:
     """What a reload does, with the points that an annotation would give."""
     given_points = points(held.elements())
-    labels, counts = tallies.summed(given_points.labels, given_points.kinds)
+    labels, counts = summed(given_points.labels, given_points.kinds)
     with counted.store.read() as txn:
         parts = list(counting._differences(counted.view(txn, version), labels, counts))
 
@@ -226,7 +227,7 @@ def test_a_reload_of_right_counts_finds_nothing_to_do() -> None:
     given_points = points([(5, 1), (6, 2)])
     with counted.store.read() as txn:
         view = counted.view(txn, counted.root)
-        assert not list(counting._differences(view, *tallies.summed(given_points.labels, given_points.kinds)))
+        assert not list(counting._differences(view, *summed(given_points.labels, given_points.kinds)))
 
 
 def test_points_are_summed_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,6 +243,6 @@ def test_points_are_summed_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(counting, "counted_points", pieces)
     monkeypatch.setattr(counting, "_SUMMED_CELLS", 1000)
     found = counting.recounted(None, None, [None], None, counting.Everywhere())  # type: ignore[arg-type,list-item]
-    wanted = tallies.summed(labels, kinds)
+    wanted = summed(labels, kinds)
     assert np.array_equal(found[0], wanted[0])
     assert np.array_equal(found[1], wanted[1])

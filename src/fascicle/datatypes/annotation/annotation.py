@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from fascicle.datatypes.annotation import edits, following, lists, reading, reloading
+from fascicle.datatypes.annotation import edits, following, kind_counts, lists, reading, reloading
 from fascicle.datatypes.annotation.elements import batch_of, decode_blocks, decode_elements, parse_block, parse_position
 from fascicle.datatypes.annotation.layout import ELEMENTS, TAGS, Triple
 from fascicle.datatypes.annotation.reading import Box
@@ -325,7 +325,7 @@ class Annotation(Datatype):
     )
 
     def create(self, settings: Mapping[str, str]) -> dict[str, Any]:
-        return {}
+        return {kind_counts.PROPERTY: True}
 
     def syncable(self) -> bool:
         return True

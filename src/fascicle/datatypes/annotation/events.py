@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +43,20 @@ class BodiesJoined:
 
     target: int
     merged: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PointsReassigned:
+    """Supervoxels are of other bodies now, with all points in them: a cleave, or mappings that were posted."""
+
+    before: NDArray[np.uint64]
+    """Bodies u64[n], 0 for none. One row for each supervoxel that has points."""
+    after: NDArray[np.uint64]
+    """Bodies u64[n], 0 for none."""
+    counts: NDArray[np.int64]
+    """Points of each kind i64[n, 5]."""
+    points: Callable[[], PointsChanged]
+    """The points themselves, for those who must know where they are: the cost grows with their number."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from fascicle.datatypes.annotation import lists, reading
-from fascicle.datatypes.annotation.events import Points, PointsChanged
+from fascicle.datatypes.annotation import kind_counts, lists, reading
+from fascicle.datatypes.annotation.events import Points, PointsChanged, PointsReassigned
 from fascicle.datatypes.annotation.label_index import (
     Reported,
     is_followed,
@@ -96,9 +96,8 @@ def _cleave(change: Change, segmentation: Segmentation, event: Cleave) -> None:
         lists.divide(view, event.target, event.cleaved, partial(_inside, segmentation, leaving))
     if not is_followed(change):
         return
-    _, kinds, xyz = _counted(view, segmentation, leaving)
     before, after = np.array([event.target, event.cleaved], np.uint64)
-    _tell_moved(change, np.full(len(kinds), before), np.full(len(kinds), after), kinds, xyz)
+    _reassign(change, segmentation, leaving, np.full(len(leaving), before), np.full(len(leaving), after))
 
 
 def _counted(view: VersionedView, segmentation: Segmentation, supervoxels: U64) -> tuple[U64, U8, I64]:
@@ -111,24 +110,35 @@ def _counted(view: VersionedView, segmentation: Segmentation, supervoxels: U64) 
     return supervoxels_of(type_keys), kinds_of(view, handles), positions_of(type_keys)
 
 
-def _tell_moved(change: Change, before: U64, after: U64, kinds: U8, xyz: I64) -> None:
-    """Tell the followers that points are of other bodies now."""
-    if not len(kinds):
+def _reassign(change: Change, segmentation: Segmentation, supervoxels: U64, before: U64, after: U64) -> None:
+    """Tell the followers that supervoxels (ascending) are of other bodies now."""
+    view = change.view
+
+    def points() -> PointsChanged:
+        found, kinds, xyz = _counted(view, segmentation, supervoxels)
+        at = np.searchsorted(supervoxels, found)
+        positions = xyz.astype(np.int32)
+        parts = []
+        for labels in (before[at], after[at]):
+            live = labels != 0
+            parts.append(Points(labels[live], kinds[live], positions[live]))
+        return PointsChanged(*parts)
+
+    if not kind_counts.are_kept(change.instance):
+        event = points()
+        if len(event.removed) or len(event.added):
+            change.emit(event)
         return
-    positions = xyz.astype(np.int32)
-    parts = []
-    for labels in (before, after):
-        live = labels != 0
-        parts.append(Points(labels[live], kinds[live], positions[live]))
-    change.emit(PointsChanged(*parts))
+    counts = kind_counts.read(view, segmentation.id, supervoxels)
+    some = counts.any(axis=1)
+    if some.any():
+        change.emit(PointsReassigned(before[some], after[some], counts[some], points))
 
 
 def _remap(change: Change, segmentation: Segmentation, event: Remapped) -> None:
     if not is_followed(change):
         return
-    supervoxels, kinds, xyz = _counted(change.view, segmentation, event.supervoxels)
-    at = np.searchsorted(event.supervoxels, supervoxels)
-    _tell_moved(change, event.before[at], event.after[at], kinds, xyz)
+    _reassign(change, segmentation, event.supervoxels, event.before, event.after)
 
 
 def _inside(segmentation: Segmentation, supervoxels: U64, places: lists.Places) -> list[bool]:

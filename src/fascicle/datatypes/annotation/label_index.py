@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fascicle.datatypes.annotation import events, lists
+from fascicle.datatypes.annotation import events, kind_counts, lists
 from fascicle.datatypes.annotation.events import BodiesJoined, PointsChanged
 from fascicle.datatypes.annotation.layout import (
     I64,
@@ -75,6 +75,8 @@ class Reported:
     """Whether there are posted lists."""
     gone: list[Rows] = field(default_factory=list)
     came: list[Rows] = field(default_factory=list)
+    counted: dict[int, list[tuple[U64, U8, int]]] = field(default_factory=dict)
+    """By labelmap: supervoxels and kinds of points that came (1) or went (-1)."""
 
     @classmethod
     def of(cls, change: Change) -> Reported:
@@ -82,14 +84,29 @@ class Reported:
         return cls(change, posted or is_followed(change), posted)
 
     def tell(self) -> None:
-        """Bring posted lists up to date and tell the followers."""
+        """Bring counts and posted lists up to date and tell the followers."""
         if self.wanted and (self.gone or self.came):
             if self.lists:
                 gone, came = _joined(self.gone), _joined(self.came)
                 lists.follow(self.change.view, gone.labels, gone.xyz, came.labels, came.xyz, came.values)
             self.tell_followers()
+        self.count()
+
+    def note(self, labelmap_id: int, supervoxels: U64, kinds: U8, sign: int) -> None:
+        """Rows of supervoxels u64[n] were written or removed."""
+        if kind_counts.are_kept(self.change.instance):
+            self.counted.setdefault(labelmap_id, []).append((supervoxels, kinds, sign))
+
+    def count(self) -> None:
+        """Bring the counts of supervoxels up to date."""
+        for labelmap_id, parts in self.counted.items():
+            supervoxels, kinds = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+            signs = np.concatenate([np.full(len(part[0]), part[2], np.int64) for part in parts])
+            kind_counts.add(self.change.view, labelmap_id, supervoxels, kinds, signs)
+        self.counted = {}
 
     def tell_followers(self) -> None:
+        self.count()
         removed, added = _different(_joined(self.gone).points(), _joined(self.came).points())
         self.gone, self.came = [], []
         if len(removed) or len(added):
@@ -169,6 +186,7 @@ class Points:
         before = [None if handle is None else value_of(view, handle) for handle in self.handles]
         rows = list(zip(self.type_keys, before, self.values, strict=True))
         view.put_many(LABELS, sorted([(key, value) for key, old, value in rows if old != value]))
+        self._count(report, before)
         if not report.wanted:
             return
         places = list(range(len(rows)))
@@ -183,6 +201,18 @@ class Points:
             gone = report.came[-1].chosen(there)
             gone.values = [old for i in places if (old := before[i]) is not None]
             report.gone.append(gone)
+
+
+    def _count(self, report: Reported, before: Sequence[bytes | None]) -> None:
+        """Note the points that are new or of another kind, before and after."""
+        new = np.frombuffer(bytes([value[0] for value in self.values]), np.uint8)
+        old = np.array([-1 if value is None else value[0] for value in before], np.int16)
+        changed = old != new
+        if changed.any():
+            report.note(self.segmentation.id, self.supervoxels[changed], new[changed], 1)
+        changed &= old >= 0
+        if changed.any():
+            report.note(self.segmentation.id, self.supervoxels[changed], old[changed].astype(np.uint8), -1)
 
 
 def put_points(
@@ -206,6 +236,9 @@ def remove_points(
             view.delete(LABELS, key)
             values.append(value_of(view, handle))
             there.append(i)
+    if there:
+        kinds = np.frombuffer(bytes([value[0] for value in values]), np.uint8)
+        report.note(segmentation.id, supervoxels[there], kinds, -1)
     if report.wanted and there:
         owners = (segmentation.bodies(supervoxels) if bodies is None else bodies)[there]
         report.gone.append(Rows(owners, xyz[there], values))

@@ -6,6 +6,7 @@
     class 4: block z, y, x -> nothing: the block is listed even while no element is in it
     class 5: label u64 -> a list that was posted for a label, as JSON
     class 6: version u32, not versioned -> how far a reload has come
+    class 7: labelmap u32, supervoxel u64 -> how many rows of class 2 it has, of each kind, u32[5] (little-endian)
 
 Coordinates are u32, big-endian, biased by 2^31, so that keys sort like (z, y, x). Class 1 is the truth, also about the
 block that an element was posted into; 2 and 3 are made from it. An element's JSON is stored ready to be sent: its NR
@@ -28,7 +29,7 @@ U64 = NDArray[np.uint64]
 U8 = NDArray[np.uint8]
 Triple = tuple[int, int, int]
 
-ELEMENTS, LABELS, TAGS, EMPTIED, LISTS, RELOADS = range(1, 7)
+ELEMENTS, LABELS, TAGS, EMPTIED, LISTS, RELOADS, KIND_COUNTS = range(1, 8)
 
 DEFAULT_BLOCK_SIZE: Triple = (64, 64, 64)
 INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
@@ -102,12 +103,21 @@ def label_prefix(labelmap_id: int, supervoxel: int) -> bytes:
     return labelmap_id.to_bytes(4, "big") + supervoxel.to_bytes(8, "big")
 
 
+def label_prefixes(labelmap_id: int, supervoxels: U64) -> list[bytes]:
+    """As `label_prefix`, of many supervoxels u64[n]."""
+    return _cut(_label_columns(labelmap_id, supervoxels))
+
+
 def label_keys(labelmap_id: int, supervoxels: U64, xyz: I64) -> list[bytes]:
+    return _cut(np.concatenate((_label_columns(labelmap_id, supervoxels), _biased(xyz)), axis=1))
+
+
+def _label_columns(labelmap_id: int, supervoxels: U64) -> NDArray[np.uint32]:
     head = np.empty((len(supervoxels), 3), np.uint32)
     head[:, 0] = labelmap_id
     head[:, 1] = supervoxels >> np.uint64(32)
     head[:, 2] = supervoxels & np.uint64(0xFFFFFFFF)
-    return _cut(np.concatenate((head, _biased(xyz)), axis=1))
+    return head
 
 
 def tag_prefix(tag: str) -> bytes:
@@ -151,7 +161,7 @@ def block_of_key(type_key: bytes) -> Triple:
 
 
 def supervoxels_of(type_keys: Iterable[bytes]) -> U64:
-    """Supervoxels u64[n] of keys of class 2."""
+    """Supervoxels u64[n] of keys of class 2 or 7."""
     data = b"".join([key[4:12] for key in type_keys])
     return np.frombuffer(data, ">u8").astype(np.uint64)
 

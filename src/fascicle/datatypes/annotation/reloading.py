@@ -17,6 +17,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 
 import msgspec
@@ -40,6 +41,7 @@ from fascicle.datatypes.annotation.layout import (
     blocks_of_keys,
     element_keys,
     index_value_of,
+    kinds_of,
     labelmap_of_key,
     positions_of,
     supervoxels_of,
@@ -278,6 +280,8 @@ def _check_labels(change: Change, state: State) -> bytes | None:
     if not state.check:
         for key, _ in foreign:
             view.delete(LABELS, key)
+        if foreign:
+            _uncount(change, foreign)
     if segmentation is None:
         return last
     own = [row for row in rows if labelmap_of_key(row[0]) == segmentation.id]
@@ -290,6 +294,16 @@ def _check_labels(change: Change, state: State) -> bytes | None:
         remove_points(report, segmentation, supervoxels_of(type_keys), positions_of(type_keys))
         report.tell_followers()
     return last
+
+
+def _uncount(change: Change, rows: list[Row]) -> None:
+    """Label rows of other labelmaps were removed."""
+    report = Reported.of(change)
+    for labelmap_id, group in groupby(rows, lambda row: labelmap_of_key(row[0])):
+        some = list(group)
+        kinds = kinds_of(change.view, [handle for _, handle in some])
+        report.note(labelmap_id, supervoxels_of([key for key, _ in some]), kinds, -1)
+    report.count()
 
 
 def _stale_labels(view: VersionedView, segmentation: Segmentation, rows: list[Row], size: Triple) -> list[Row]:

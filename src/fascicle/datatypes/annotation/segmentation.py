@@ -149,9 +149,9 @@ class Segmentation:
 
 
 def rows_of_supervoxels(
-    annotation: VersionedView, labelmap_id: int, supervoxels: U64
+    annotation: VersionedView, labelmap_id: int, supervoxels: U64, key_class: int = LABELS
 ) -> Iterator[list[tuple[bytes, bytes]]]:
-    """(key, handle) of the label rows of supervoxels (ascending) in lists, ascending.
+    """(key, handle) of the rows of supervoxels (ascending) in lists, ascending; of class 2, or of class 7.
 
     Few supervoxels are looked up each. Of many, rows are read on as long as many of them are wanted, and the next
     wanted one is looked up where they are not: whichever is rarer, rows or supervoxels, bounds the work.
@@ -159,14 +159,14 @@ def rows_of_supervoxels(
     if len(supervoxels) <= FEW:
         for supervoxel in supervoxels.tolist():
             first = label_prefix(labelmap_id, supervoxel)
-            yield from annotation.scan_batches(LABELS, first, keys.after(first))
+            yield from annotation.scan_batches(key_class, first, keys.after(first))
         return
     stop = keys.after(label_prefix(labelmap_id, int(supervoxels[-1])))
     at = 0
     while at < len(supervoxels):
         start = label_prefix(labelmap_id, int(supervoxels[at]))
         at = len(supervoxels)
-        for batch in annotation.scan_batches(LABELS, start, stop):
+        for batch in annotation.scan_batches(key_class, start, stop):
             if not batch:
                 continue
             found = supervoxels_of_keys([key for key, _ in batch])

@@ -16,7 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fascicle.datatypes.annotation.counting import counted_points
-from fascicle.datatypes.annotation.events import KINDS, BodiesJoined, Emptied, Points, PointsChanged
+from fascicle.datatypes.annotation.events import (
+    KINDS,
+    BodiesJoined,
+    Emptied,
+    Points,
+    PointsChanged,
+    PointsReassigned,
+)
+from fascicle.datatypes.annotation.kind_counts import summed
 from fascicle.datatypes.base import Call, Change
 from fascicle.datatypes.labelsz import tallies
 from fascicle.datatypes.labelsz.tallies import AT_ONCE, I64, U64
@@ -92,6 +100,8 @@ def follow(change: Change, publisher: Instance, event: Any) -> None:
         _count_points(change, event)
     elif isinstance(event, BodiesJoined):
         _join(change, event)
+    elif isinstance(event, PointsReassigned):
+        _reassign(change, event)
     elif isinstance(event, Emptied):
         _empty(change, publisher)
 
@@ -104,7 +114,18 @@ def _count_points(change: Change, event: PointsChanged) -> None:
         parts.append((points.labels[chosen], points.kinds[chosen], np.full(int(chosen.sum()), sign, np.int64)))
     labels, kinds, signs = (np.concatenate(column) for column in zip(*parts, strict=True))
     if len(labels):
-        tallies.add(change.view, *tallies.summed(labels, kinds, signs))
+        tallies.add(change.view, *summed(labels, kinds, signs))
+
+
+def _reassign(change: Change, event: PointsReassigned) -> None:
+    if change.instance.properties[STATIC_ROI]:
+        _count_points(change, event.points())
+        return
+    labels, place = np.unique(np.concatenate((event.before, event.after)), return_inverse=True)
+    changes = np.zeros((len(labels), len(KINDS)), np.int64)
+    np.add.at(changes, place, np.concatenate((-event.counts, event.counts)))
+    live = labels != 0
+    tallies.add(change.view, labels[live], changes[live])
 
 
 def _join(change: Change, event: BodiesJoined) -> None:
@@ -142,7 +163,7 @@ def recounted(
     for annotation in annotations:
         for points in counted_points(txn, catalog, annotation, node):
             chosen = extent.counted(points)
-            waiting.append(tallies.summed(points.labels[chosen], points.kinds[chosen]))
+            waiting.append(summed(points.labels[chosen], points.kinds[chosen]))
             size += len(waiting[-1][0])
             if size > max(_SUMMED_CELLS, len(labels)):
                 labels, counts = _merged([(labels, counts), *waiting])

@@ -20,7 +20,6 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby, islice
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,14 +143,6 @@ def count_of(view: VersionedView, label: int, index: int) -> int:
 
 
 # -- changes
-
-
-def summed(labels: U64, kinds: NDArray[Any], signs: I64 | int = 1) -> tuple[U64, I64]:
-    """Elements as changes of counts: (labels u64[m] ascending, changes i64[m, 5])."""
-    unique, place = np.unique(labels, return_inverse=True)
-    weights = np.broadcast_to(np.asarray(signs, np.float64), labels.shape)
-    cells = np.bincount(place * _K + kinds, weights=weights, minlength=len(unique) * _K)
-    return unique, cells.astype(np.int64).reshape(-1, _K)
 
 
 def add(view: VersionedView, labels: U64, changes: I64) -> None:
