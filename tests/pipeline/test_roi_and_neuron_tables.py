@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fascicle.cli.table_export import export
+from fascicle.cli.export import export
 from fascicle.cli.table_import import import_
 from fascicle.errors import FascicleError
 from fascicle.pipeline.ingest_connections import LocalConnection

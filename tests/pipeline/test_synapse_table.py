@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fascicle.cli.table_export import export
+from fascicle.cli.export import export
 from fascicle.cli.table_import import import_
 from fascicle.errors import FascicleError
 from fascicle.pipeline.ingest_connections import Connection, LocalConnection

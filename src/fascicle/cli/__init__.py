@@ -16,7 +16,7 @@ _COMMANDS = {
     "ingest": ("fascicle.cli.ingest", "ingest", "Bring images or labels into a volume."),
     "index": ("fascicle.cli.index", "index", "Make the index of labels that live elsewhere."),
     "import": ("fascicle.cli.table_import", "import_", "Bring tables of synapses, regions or bodies into a version."),
-    "export": ("fascicle.cli.table_export", "export", "Write tables of synapses, regions or bodies of a version."),
+    "export": ("fascicle.cli.export", "export", "Write a version as precomputed volumes, or tables of it."),
     "host": ("fascicle.cli.host", "host", "Serve a folder to viewers; settings of other servers."),
     "view": ("fascicle.cli.view", "view", "Print or open a link to the viewer."),
     "repo": ("fascicle.cli.repo", "repo", "Make, list and show repos of a store."),

@@ -1,4 +1,4 @@
-"""`fascicle export`: synapses, regions and what is known of bodies at a version, into tables."""
+"""`fascicle export synapses|rois|neuronjson`: synapses, regions and what is known of bodies, into tables."""
 
 from __future__ import annotations
 
@@ -14,15 +14,6 @@ _dry_run = click.option("--dry-run", is_flag=True, help="Only say what would be 
 _quiet = click.option("--quiet", is_flag=True, help="No progress bars.")
 
 
-@click.group("export")
-def export() -> None:
-    """Write tables of a version: synapses, regions, notes on bodies.
-
-    Tables are CSV, JSON or Parquet, by the ending of the file's name. A file that is there is replaced when the new one
-    is complete.
-    """
-
-
 def _of_type(instances: dict[str, dict[str, dict[str, object]]], name: str, typename: str) -> None:
     from fascicle.pipeline.tables import TableError
 
@@ -33,7 +24,7 @@ def _of_type(instances: dict[str, dict[str, dict[str, object]]], name: str, type
         raise TableError(f"instance {name!r} is of type {found}, not {typename}")
 
 
-@export.command("synapses")
+@click.command("synapses")
 @_file
 @target_options
 @click.option("--instance", default="synapses", show_default=True, metavar="NAME", help="Annotation instance to read.")
@@ -86,7 +77,7 @@ def synapses(
     click.echo(f"{done.elements} elements of {instance} of {version.node}: {done.rows} rows in {file}")
 
 
-@export.command("rois")
+@click.command("rois")
 @_file
 @target_options
 @click.option("--instance", "names", multiple=True, metavar="NAME", help="A region; may be given several times. [all]")
@@ -125,7 +116,7 @@ def rois(
     click.echo(f"{len(regions)} regions of {version.node} with {runs} runs in {file}")
 
 
-@export.command("neuronjson")
+@click.command("neuronjson")
 @_file
 @target_options
 @click.option(

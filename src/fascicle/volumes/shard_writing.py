@@ -50,6 +50,8 @@ class WrittenShard:
     """Bytes of the file."""
     checksum: str
     """`checksum_of` the file."""
+    is_new: bool = True
+    """False if it was known to be there already, so that it was not sent."""
 
 
 class ShardFiles:
@@ -65,10 +67,12 @@ class ShardFiles:
         """The name of a shard's object, with its directory."""
         return self._prefix + self.sharding.file_name(shard)
 
-    def write(self, shard: int, entries: Iterable[tuple[int, Buffer, bool]]) -> WrittenShard | None:
+    def write(
+        self, shard: int, entries: Iterable[tuple[int, Buffer, bool]], known: str = ""
+    ) -> WrittenShard | None:
         """One shard from (key, value, whether the value is in `data_encoding` already); None, and no file, if empty.
 
-        Entries may come in any order; those that come by minishard and key, as chunks in the order of their keys do,
+        It is not sent if its checksum is `known`: that of the one which is there. Entries may come in any order; those that come by minishard and key, as chunks in the order of their keys do,
         are not written twice. Raises ValueError for a key of another shard and for one that comes twice, VolumeError
         if the shard cannot be written.
         """
@@ -76,23 +80,24 @@ class ShardFiles:
             values = _Values(self.sharding, scratch.open())
             for key, value, is_packed in entries:
                 values.add(shard, key, value if is_packed else packed(value, self.sharding.data_encoding))
-            return self._sent(shard, values.assembled(shard, scratch), scratch)
+            return self._sent(shard, values.assembled(shard, scratch), scratch, known)
 
     def write_ordered(self, shard: int, entries: Iterable[tuple[int, Buffer, Buffer]]) -> WrittenShard | None:
-        """One shard from (key, packed value, what leads it) that come by minishard and key."""
+        """As `write`, from (key, packed value, what leads it) that come by minishard and key."""
         with _Scratch(self._scratch) as scratch:
             writer = ShardWriter(self.sharding, shard, scratch.open())
             for key, value, leading in entries:
                 writer.add(key, value, is_packed=True, leading=leading)
-            return self._sent(shard, writer.finish(), scratch)
+            return self._sent(shard, writer.finish(), scratch, "")
 
-    def _sent(self, shard: int, values: int, scratch: _Scratch) -> WrittenShard | None:
+    def _sent(self, shard: int, values: int, scratch: _Scratch, known: str) -> WrittenShard | None:
         if not values:
             return None
         path = scratch.closed()
         name, size, checksum = self.name(shard), path.stat().st_size, checksum_of(path)
-        self._destination.take_file(name, path)
-        return WrittenShard(shard, name, values, size, checksum)
+        if checksum != known:
+            self._destination.take_file(name, path)
+        return WrittenShard(shard, name, values, size, checksum, checksum != known)
 
 
 def checksum_of(path: Path) -> str:
