@@ -30,7 +30,7 @@ LAYOUTS = ("xy", "yz", "xz", "xy-3d", "yz-3d", "xz-3d", "4panel", "4panel-alt", 
 _SHADER = "#uicontrol invlerp normalized\nvoid main() {\n  emitGrayscale(normalized());\n}\n"
 _PIXELS = 620
 """The edge of a section in which the whole volume should be seen."""
-_SAFE = "~@$&()*!+=:;,.?/'{}[]"
+_SAFE = "~@$&()*!+=:;,.?/'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +143,7 @@ def link(viewer: str, state: dict[str, Any]) -> str:
     """A link with all of a state in it.
 
     >>> link("http://localhost:8000/v/", {"layout": "xy", "position": [1, 2.5, 3]})
-    "http://localhost:8000/v/#!{'layout':'xy'_'position':[1_2.5_3]}"
+    "http://localhost:8000/v/#!%7B'layout':'xy'_'position':%5B1_2.5_3%5D%7D"
     """
     return f"{viewer}#!{quote(url_safe(json.dumps(state, separators=(',', ':'))), safe=_SAFE)}"
 
