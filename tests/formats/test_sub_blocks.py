@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fascicle.formats import label_block, sub_blocks
+from fascicle.formats import downres, label_block, sub_blocks
 
 
 def dense_block(seed: int, labels: int, shape: tuple[int, int, int]) -> np.ndarray:
@@ -45,7 +45,7 @@ def test_split_label(seed: int, labels: int, shape: tuple[int, int, int], how: s
     label = int(dense[0, 0, 0])
     mask = np.random.default_rng(seed + 1).random(shape) < {"some": 0.3, "all": 2, "none": -1}[how]
     before = label_block.split(label_block.encode(dense))
-    block, voxels, moved, kept = sub_blocks.split_label(
+    block, voxels, moved, kept, changed = sub_blocks.split_label(
         label_block.opened_stored(before), label, 2**50, 2**51, mask, label_block.stored_counts(before)
     )
     own = dense == label
@@ -54,39 +54,76 @@ def test_split_label(seed: int, labels: int, shape: tuple[int, int, int], how: s
     expected[own & ~mask] = 2**51
     check_normal(block, expected)
     assert (moved, kept) == (int((own & mask).sum()), int((own & ~mask).sum()))
-    counted = dict(zip(*(a.tolist() for a in np.unique(expected, return_counts=True)), strict=True))
-    assert dict(zip(block.table.tolist(), voxels.tolist(), strict=True)) == counted
+    assert dict(zip(block.table.tolist(), voxels.tolist(), strict=True)) == counts_of(expected)
+    z, y, x = changed.shape
+    assert np.array_equal(changed, own.reshape(z, 8, y, 8, x, 8).any(axis=(1, 3, 5)))
 
 
-@settings(deadline=None, max_examples=30)
+def halved(dense: np.ndarray) -> np.ndarray:
+    """At half resolution, by `downres`, which has its own tests."""
+    half = np.empty([n // 2 for n in dense.shape], np.uint64)
+    downres.halve_into(label_block.encode(np.ascontiguousarray(dense)), half)
+    return half
+
+
+def counts_of(dense: np.ndarray) -> dict[int, int]:
+    return dict(zip(*(a.tolist() for a in np.unique(dense, return_counts=True)), strict=True))
+
+
+@settings(deadline=None, max_examples=40)
 @given(
     st.integers(0, 1000),
     st.sampled_from((1, 2, 5, 400)),
-    shapes,
+    st.sampled_from(((16, 16, 16), (32, 16, 48), (64, 64, 64))),
     st.sets(st.integers(0, 7), min_size=1),
-    st.sampled_from((0, 1, 300)),
+    st.booleans(),
 )
-def test_replace_octants(
-    seed: int, labels: int, shape: tuple[int, int, int], octants: set[int], new_labels: int
-) -> None:
-    dense = dense_block(seed, labels, shape)
-    z, y, x = (n // 2 for n in shape)
+def test_follow(seed: int, labels: int, shape: tuple[int, int, int], octants: set[int], known: bool) -> None:
     rng = np.random.default_rng(seed + 2)
-    expected, halves = dense.copy(), {}
+    half = tuple(n // 2 for n in shape)
+    finer = {octant: dense_block(seed + octant, labels, shape) for octant in range(8)}
+    corners = {o: tuple((o >> k & 1) * n for k, n in zip((2, 1, 0), half, strict=True)) for o in range(8)}
+    before = np.empty(shape, np.uint64)
+
+    def place(octant: int, out: np.ndarray) -> None:
+        z, y, x = corners[octant]
+        out[z : z + half[0], y : y + half[1], x : x + half[2]] = halved(finer[octant])
+
+    for octant in range(8):
+        place(octant, before)
+    expected, children = before.copy(), {}
     for octant in octants:
-        pool = rng.integers(0, 2**40, new_labels + 1).astype(np.uint64) if new_labels else np.zeros(1, np.uint64)
-        half = pool[rng.integers(0, len(pool), (z, y, x))]
-        halves[octant] = half
-        oz, oy, ox = (octant >> 2) * z, (octant >> 1 & 1) * y, (octant & 1) * x
-        expected[oz : oz + z, oy : oy + y, ox : ox + x] = half
-    check_normal(sub_blocks.replace_octants(opened(dense), halves), expected)
+        moved = rng.random([n // 8 for n in shape]) < rng.choice([0.0, 0.1, 1.0])
+        voxels = moved.repeat(8, 0).repeat(8, 1).repeat(8, 2)
+        pool = rng.integers(0, 2**40, 4).astype(np.uint64) * np.array([0, 1, 1, 1], np.uint64)
+        finer[octant] = np.where(voxels, pool[rng.integers(0, 4, shape)], finer[octant])
+        children[octant] = (opened(finer[octant]), moved if known else None)
+        place(octant, expected)
+    counted = label_block.stored_counts(label_block.split(opened(before)))
+    block, voxels, mask = sub_blocks.follow(opened(before), counted, children)
+    check_normal(block, expected)
+    assert dict(zip(block.table.tolist(), voxels.tolist(), strict=True)) == counts_of(expected)
+    assert not (before != expected)[~mask.repeat(8, 0).repeat(8, 1).repeat(8, 2)].any()
+    assert known or mask.sum() == len(octants) * mask.size // 8
 
 
 @pytest.mark.parametrize("label", [0, 5])
-def test_octants_of_a_solid_block(label: int) -> None:
-    half = np.arange(512, dtype=np.uint64).reshape(8, 8, 8)
+def test_following_of_a_solid_block(label: int) -> None:
+    child = np.arange(4096, dtype=np.uint64).reshape(16, 16, 16)
     expected = np.full((16, 16, 16), label, np.uint64)
-    expected[8:, :8, 8:] = half
-    check_normal(sub_blocks.replace_octants(sub_blocks.solid(2, 2, 2, label), {5: half}), expected)
-    same = np.full((8, 8, 8), label, np.uint64)
-    check_normal(sub_blocks.replace_octants(sub_blocks.solid(2, 2, 2, label), {5: same}), np.full_like(expected, label))
+    expected[8:, :8, 8:] = halved(child)
+    voxels = np.array([4096], np.uint32)
+    block, _, _ = sub_blocks.follow(sub_blocks.solid(2, 2, 2, label), voxels, {5: (opened(child), None)})
+    check_normal(block, expected)
+    same = np.full((16, 16, 16), label, np.uint64)
+    block, counts, _ = sub_blocks.follow(sub_blocks.solid(2, 2, 2, label), voxels, {5: (opened(same), None)})
+    check_normal(block, same)
+    assert counts.tolist() == [4096]
+
+
+def test_sub_blocks_that_have_a_label() -> None:
+    dense = np.full((16, 24, 32), 3, np.uint64)
+    dense[8, 16, 31] = 4
+    assert np.argwhere(sub_blocks.having(opened(dense), 4)).tolist() == [[1, 2, 3]]
+    assert sub_blocks.having(opened(dense), 3).all()
+    assert sub_blocks.having(sub_blocks.solid(2, 2, 2, 9), 9).all()

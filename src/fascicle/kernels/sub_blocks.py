@@ -1,7 +1,6 @@
 """Label blocks in which some sub-blocks change: the others are copied as they are, nothing is decoded as a whole.
 
-Arguments as in `label_codec`. Changed sub-blocks are given as positions in a table that begins with the block's own, or
-as another, smaller label block.
+Arguments as in `label_codec`. Changed sub-blocks are given as positions in a table that begins with the block's own.
 """
 
 from __future__ import annotations
@@ -200,68 +199,63 @@ def rebuild(data, start, n, nsb, changed, positions, table):  # type: ignore[no-
 
 
 @njit(cache=True, nogil=True)
-def graft(  # type: ignore[no-untyped-def]
-    data, start, n, size, part_data, part_start, part_n, part_size, corner, positions, entries
-):
-    """Parts F, G and H of a block after a smaller block was put into it, and which entries of its table are in use.
+def having(data, start, n, nsb, position):  # type: ignore[no-untyped-def]
+    """Which sub-blocks have a table position in their list: u8[nsb]."""
+    found = np.zeros(nsb, np.uint8)
+    if n == 1:
+        found[:] = 1
+        return found
+    at = start + 2 * nsb
+    for i in range(nsb):
+        here = np.int64(load_u16(data, start + 2 * i))
+        for q in range(here):
+            if np.int64(load_u32(data, at + 4 * q)) == position:
+                found[i] = 1
+        at += 4 * here
+    return found
 
-    `size` and `part_size` are i64[3], the sub-blocks per axis (x, y, z); `corner` is where the part goes. The table has
-    `entries` entries and begins with the block's own; `positions` i64[part_n] is where the part's labels stand in it.
-    Nothing is returned for a block that has become solid.
-    """
-    nsb = size[0] * size[1] * size[2]
+
+@njit(cache=True, nogil=True)
+def count_in(data, start, n, nsb, chosen):  # type: ignore[no-untyped-def]
+    """Voxels per table entry in the sub-blocks `chosen` i64[k]: i64[n]."""
     counts, lists, values = _places(data, start, n, nsb)
-    part_nsb = part_size[0] * part_size[1] * part_size[2]
-    part_counts, part_lists, part_values = _places(part_data, part_start, part_n, part_nsb)
-    which = np.full(nsb, -1, np.int64)
-    i = 0
-    for z in range(part_size[2]):
-        for y in range(part_size[1]):
-            for x in range(part_size[0]):
-                which[((z + corner[2]) * size[1] + y + corner[1]) * size[0] + x + corner[0]] = i
-                i += 1
-    used = np.zeros(entries, np.bool_)
-    total = np.int64(0)
-    packed_size = np.int64(0)
-    for i in range(nsb):
-        j = which[i]
-        here = part_counts[j] if j >= 0 else counts[i]
-        for q in range(here):
-            if j >= 0:
-                used[positions[0 if part_n == 1 else np.int64(load_u32(part_data, part_lists[j] + 4 * q))]] = True
-            else:
-                used[0 if n == 1 else np.int64(load_u32(data, lists[i] + 4 * q))] = True
-        total += here
-        packed_size += 64 * bits_for(here)
-    renamed = np.empty(entries, np.int64)
-    m = np.int64(0)
-    for entry in range(entries):
-        renamed[entry] = m
-        m += used[entry]
-    if m == 1:
-        return np.empty(0, np.uint8), used
-    out = np.empty(2 * nsb + 4 * total + packed_size, np.uint8)
-    list_at = 2 * nsb
-    packed_at = list_at + 4 * total
-    for i in range(nsb):
-        j = which[i]
-        here = part_counts[j] if j >= 0 else counts[i]
-        out[2 * i] = np.uint8(here & 255)
-        out[2 * i + 1] = np.uint8(here >> 8)
-        for q in range(here):
-            if j >= 0:
-                p = positions[0 if part_n == 1 else np.int64(load_u32(part_data, part_lists[j] + 4 * q))]
-            else:
-                p = 0 if n == 1 else np.int64(load_u32(data, lists[i] + 4 * q))
-            new = renamed[p]
-            for byte in range(4):
-                out[list_at + byte] = np.uint8((new >> (8 * byte)) & 255)
-            list_at += 4
-        packed = 64 * bits_for(here)
-        if packed:
-            if j >= 0:
-                copy_bytes(out, packed_at, part_data, part_values[j], packed)
-            else:
-                copy_bytes(out, packed_at, data, values[i], packed)
-            packed_at += packed
-    return out, used
+    found = np.zeros(n, np.int64)
+    if n == 1:
+        found[0] = 512 * chosen.size
+        return found
+    local = np.zeros(512, np.uint16)
+    for j in range(chosen.size):
+        i = chosen[j]
+        bits = bits_for(counts[i])
+        if bits == 0:
+            found[np.int64(load_u32(data, lists[i]))] += 512
+            continue
+        unpack(data, values[i], bits, local)
+        for v in range(512):
+            found[np.int64(load_u32(data, lists[i] + 4 * np.int64(local[v])))] += 1
+    return found
+
+
+@njit(cache=True, nogil=True)
+def gather(dense, wanted, entries, size_x, size_y, corner, changed, positions, k):  # type: ignore[no-untyped-def]
+    """Sub-blocks of a dense part of a block as table positions.
+
+    `dense` u64[z,y,x] has numbers whose position in the table `entries` u32 tells; `wanted` u8[z,y,x] are its
+    sub-blocks. `size_x`, `size_y` are the sub-blocks of the block, `corner` i64[3] (x, y, z) is where the part lies,
+    in sub-blocks. Sub-blocks' numbers go to changed i64, their voxels to positions u32[.,512], from place k on;
+    returns where they end.
+    """
+    for z in range(wanted.shape[0]):
+        for y in range(wanted.shape[1]):
+            for x in range(wanted.shape[2]):
+                if not wanted[z, y, x]:
+                    continue
+                changed[k] = ((z + corner[2]) * size_y + y + corner[1]) * size_x + x + corner[0]
+                v = 0
+                for dz in range(8 * z, 8 * z + 8):
+                    for dy in range(8 * y, 8 * y + 8):
+                        for dx in range(8 * x, 8 * x + 8):
+                            positions[k, v] = entries[dense[dz, dy, dx]]
+                            v += 1
+                k += 1
+    return k

@@ -75,29 +75,46 @@ class BlockChanges:
     levels: block_writes.Plan
 
 
-def _renamed(stored: bytes, replacement: Replacement) -> tuple[bytes, int]:
-    """A stored block in which `remain` stands for the supervoxel, and its voxels. Only the table changes."""
-    at = int(np.flatnonzero(label_block.stored_table(stored) == np.uint64(replacement.supervoxel))[0])
-    renamed = bytearray(stored)
-    place = label_block.STORED_TABLE_AT + 8 * at
-    renamed[place : place + 8] = replacement.remain.to_bytes(8, "little")
-    return bytes(renamed), int(label_block.stored_counts(stored)[at])
+@dataclass(slots=True)
+class _Opened:
+    """A stored block on its way to another, taken apart."""
 
+    stored: bytes
+    block: LabelBlock
+    changed: NDArray[np.bool_]
+    """Sub-blocks bool[z,y,x] that have changed."""
 
-def _split_block(
-    stored: bytes, opened: LabelBlock | None, replacement: Replacement, inside: Runs, corner: Triple
-) -> tuple[bytes, LabelBlock, int, int]:
-    """A stored block in which a supervoxel is replaced by two, also taken apart, and the voxels of either."""
-    before = label_block.opened_stored(stored) if opened is None else opened
-    after, voxels, split, remain = sub_blocks.split_label(
-        before,
-        replacement.supervoxel,
-        replacement.split,
-        replacement.remain,
-        sub_blocks.mask_of_runs(inside, before, corner),
-        label_block.stored_counts(stored),
-    )
-    return label_block.split(after, voxels), after, split, remain
+    @classmethod
+    def of(cls, stored: bytes) -> _Opened:
+        block = label_block.opened_stored(stored, check=False)
+        return cls(stored, block, np.zeros((block.gz, block.gy, block.gx), np.bool_))
+
+    def rename(self, replacement: Replacement) -> int:
+        """Let `remain` stand for the supervoxel; its voxels. Only the table changes."""
+        at = int(np.flatnonzero(self.block.table == np.uint64(replacement.supervoxel))[0])
+        self.changed |= sub_blocks.having(self.block, replacement.supervoxel)
+        table = self.block.table.copy()
+        table[at] = replacement.remain
+        self.block = self.block.with_table(table)
+        renamed = bytearray(self.stored)
+        place = label_block.STORED_TABLE_AT + 8 * at
+        renamed[place : place + 8] = replacement.remain.to_bytes(8, "little")
+        self.stored = bytes(renamed)
+        return int(label_block.stored_counts(self.stored)[at])
+
+    def split(self, replacement: Replacement, inside: Runs, corner: Triple) -> tuple[int, int]:
+        """Replace a supervoxel by two; the voxels of either."""
+        self.block, voxels, split, remain, changed = sub_blocks.split_label(
+            self.block,
+            replacement.supervoxel,
+            replacement.split,
+            replacement.remain,
+            sub_blocks.mask_of_runs(inside, self.block, corner),
+            label_block.stored_counts(self.stored),
+        )
+        self.changed |= changed
+        self.stored = label_block.split(self.block, voxels)
+        return split, remain
 
 
 def replace_in_blocks(
@@ -114,22 +131,20 @@ def replace_in_blocks(
     split_voxels = dict.fromkeys(found, 0)
     for code, stored in _stored_blocks(view, codes):
         inside = runs.of(code)
-        opened: LabelBlock | None = None
-        changed = False
+        opened: _Opened | None = None
         for replacement in replacements:
-            if not (label_block.stored_table(stored) == np.uint64(replacement.supervoxel)).any():
+            present = label_block.stored_table(stored) if opened is None else opened.block.table
+            if not (present == np.uint64(replacement.supervoxel)).any():
                 continue
+            opened = opened or _Opened.of(stored)
             if len(inside):
-                corner = _corner(code, size_xyz)
-                stored, opened, split, remain = _split_block(stored, opened, replacement, inside, corner)
+                split, remain = opened.split(replacement, inside, _corner(code, size_xyz))
             else:
-                split = 0
-                stored, remain = _renamed(stored, replacement)
-            changed = True
+                split, remain = 0, opened.rename(replacement)
             split_voxels[replacement.supervoxel] += split
             found[replacement.supervoxel] += [(replacement.split, code, split), (replacement.remain, code, remain)]
-        if changed:
-            new.add(code, stored, opened)
+        if opened is not None:
+            new.add(code, opened.stored, opened.block, opened.changed)
     rows = {supervoxel: _as_rows(entries) for supervoxel, entries in found.items()}
     levels = block_writes.make_plan(view, new, size_xyz, top_scale=top_scale, indexing=False)
     return BlockChanges(new, rows, split_voxels, levels)
