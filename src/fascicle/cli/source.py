@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,8 +28,10 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def source_spec(address: str, options: dict[str, Any]) -> SourceSpec:
+def source_spec(address: str | Sequence[str], options: dict[str, Any]) -> SourceSpec:
     """The source that an argument (which may be empty) and the options name; these are taken out of `options`.
+
+    Several addresses are the image files of a stack.
 
     Raises UsageError unless exactly one of them says where it is.
     """
@@ -37,7 +39,8 @@ def source_spec(address: str, options: dict[str, Any]) -> SourceSpec:
 
     names = ("data", "server", "repo", "instance", "supervoxels", "dataset", "channel")
     values = {name: options.pop(name) for name in names}
-    spec = SourceSpec(address=address, version=options.pop("uuid"), **values)
+    first, *more = [address] if isinstance(address, str) else address or [""]
+    spec = SourceSpec(address=first, more=tuple(more), version=options.pop("uuid"), **values)
     if sum(bool(place) for place in (spec.address, spec.data, spec.server)) != 1:
         raise click.UsageError("name either a SOURCE, a store (--data) or a server (--server)")
     if not spec.address and not spec.instance:

@@ -348,14 +348,18 @@ _HASHED_MINISHARD_BITS = 9
 
 
 def sharding_for_volume(
-    size_xyz: Sequence[int], chunk_xyz: Sequence[int], encoding: str, shard_voxels: int = SHARD_VOXELS
+    size_xyz: Sequence[int],
+    chunk_xyz: Sequence[int],
+    encoding: str,
+    shard_voxels: int = SHARD_VOXELS,
+    fewest: int = FEWEST_CHUNKS,
 ) -> Sharding | None:
-    """The sharding of one scale, so that each shard is a box of about `shard_voxels`; None if few chunks need none.
+    """The sharding of one scale, so that each shard is a box of about `shard_voxels`; None for up to `fewest` chunks.
 
     No bit of the code is left over, so neighbouring chunks share a minishard (up to 512 of them), and these a shard.
     """
     grid = [-(-size // chunk) for size, chunk in zip(size_xyz, chunk_xyz, strict=True)]
-    if math.prod(grid) <= FEWEST_CHUNKS:
+    if math.prod(grid) <= fewest:
         return None
     total = sum(morton_bits(grid))
     wanted = max(0, round(math.log2(shard_voxels / math.prod(chunk_xyz))))

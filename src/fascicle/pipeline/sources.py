@@ -34,6 +34,8 @@ class SourceSpec:
     """Names a volume. Either `address` (as `open_pyramid` takes it), or `data` or `server` with the rest."""
 
     address: str = ""
+    more: tuple[str, ...] = ()
+    """Further image files of a stack."""
     dataset: str = ""
     """Array within a zarr, N5 or HDF5 file at an address."""
     channel: int | None = None
@@ -53,7 +55,8 @@ class SourceSpec:
         if sum(bool(place) for place in (self.address, self.data, self.server)) != 1:
             raise BadRequest("name either an address, a store folder or a server")
         if self.address:
-            return open_pyramid(self.address, self.dataset or None, channel=self.channel)
+            address = [self.address, *self.more] if self.more else self.address
+            return open_pyramid(address, self.dataset or None, channel=self.channel)
         self._check_version()
         if self.server:
             return open_pyramid(self.precomputed_address)
@@ -74,7 +77,7 @@ class SourceSpec:
 
     def __str__(self) -> str:
         if self.address:
-            return self.address
+            return " ".join([self.address, *self.more])
         where = self.server or self.data
         form = " (supervoxels)" if self.supervoxels else ""
         return f"{self.instance}{form} at {self.version or 'master'} of {self.repo or 'its repo'} in {where}"

@@ -46,6 +46,11 @@ class VolumeSource(ABC):
     def read(self, start_zyx: Zyx, stop_zyx: Zyx) -> Array:
         """The voxels [z, y, x] of a box, `stop` exclusive, which lies within the volume. What is not stored is 0."""
 
+    def read_into(self, start_zyx: Zyx, out: Array) -> None:
+        """As `read`, of a box as large as `out` [z, y, x] into it; some sources save a copy. `out` has any type."""
+        z, y, x = (a + n for a, n in zip(start_zyx, out.shape, strict=True))
+        out[...] = self.read(start_zyx, (z, y, x))
+
     def check(self) -> None:  # noqa: B027 - most sources are opened only if they can be read
         """Raise VolumeError if nothing of this source can be read, though it could be opened."""
 

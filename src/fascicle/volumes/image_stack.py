@@ -21,6 +21,8 @@ def natural_order(path: Path) -> list[tuple[int, int | str]]:
 class ImageStack(VolumeSource):
     """Image files in natural order of their names, the first one at z = 0. All must have one size and one depth."""
 
+    concurrent = True
+
     def __init__(self, paths: Sequence[Path], name: str = "") -> None:
         if not paths:
             raise VolumeError("an image stack needs at least one file")

@@ -55,7 +55,7 @@ def open_volume(
 
 
 def open_pyramid(
-    address: str,
+    address: str | Sequence[str],
     dataset: str | None = None,
     *,
     cache: ChunkCache | None = None,
@@ -69,9 +69,10 @@ def open_pyramid(
 
     Example: `with open_pyramid("https://example.org/gray") as gray: gray.scales[-1].read((0, 0, 0), (10, 100, 100))`
     """
-    pyramid = _open_scales(address, dataset, cache, access, channel)
-    if pyramid is not None:
-        return pyramid
+    if isinstance(address, str):
+        pyramid = _open_scales(address, dataset, cache, access, channel)
+        if pyramid is not None:
+            return pyramid
     source = open_volume(address, dataset)
     return Pyramid(source.name, _kind(source), (source,))
 

@@ -1,0 +1,685 @@
+"""Convert: from any source straight to a static precomputed volume with all its scales, in bounded memory.
+
+A volume is taken in layers, as thick as the chunks of its finest scale. The bricks of a layer (rows of chunks) are
+encoded by threads, and each gives its part to a layer of the next scale, which is taken apart in the same way when it
+is full. So everything is read and encoded once. Layers lie in memory if they fit, else in scratch files; those of
+coarser scales always have a file, so that a job that was killed goes on where it was.
+
+What is written is noted with its checksum, read back at the end, and only then named in `info`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from fascicle.errors import BadRequest, FascicleError
+from fascicle.formats import precomputed_info
+from fascicle.formats.precomputed_info import Scale, VolumeInfo
+from fascicle.pipeline.chunk_writing import ChunkWriter, FileWriter, Records, ShardedWriter, crc32
+from fascicle.pipeline.journal import Journal
+from fascicle.pipeline.scales import ScaleOptions, plan_scales
+from fascicle.pipeline.tasks import usual_workers
+from fascicle.pipeline.voxel_layers import Layer, resident_bytes
+from fascicle.volumes.adapted import TYPES, Adaptation, AdaptedVolume
+from fascicle.volumes.base import Pyramid, VolumeError, VolumeSource
+from fascicle.volumes.destinations import JSON, open_destination
+
+if TYPE_CHECKING:
+    from fascicle.pipeline.sources import SourceSpec
+
+Triple = tuple[int, int, int]
+Progress = Callable[[str, int, int], None]
+"""Called with a stage, how many voxels of it are done, and how many there are."""
+Array = NDArray[Any]
+
+MEAN, LABELS, MAJORITY, THIN = "mean", "labels", "majority", "thin"
+SCALINGS = (MEAN, LABELS, MAJORITY, THIN)
+BRICK_BYTES = 32 << 20
+"""Bricks are rows of chunks; longer ones are cut."""
+SAMPLED = 16
+"""One chunk in so many is decoded at the end."""
+
+
+class ConvertError(FascicleError):
+    """There is something else where a volume should go."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertOptions:
+    """How to convert; what is empty or None is as the source says, or as usual."""
+
+    kind: str = ""
+    """image or segmentation."""
+    source_scale: int = 0
+    adaptation: Adaptation = field(default_factory=Adaptation)
+    scales: ScaleOptions = field(default_factory=ScaleOptions)
+    scaling: str = ""
+    """How coarser scales are made: mean; labels (the most frequent one other than 0, of equally frequent ones the
+    smallest), majority (the same, but 0 counts) or thin (the rarest one around, so that thin ones survive)."""
+    gzip: bool = False
+    """Gzip chunks that are files of their own: `.gz` names in folders, Content-Encoding in buckets."""
+    nested: bool = False
+    """Files of chunks in folders by x and y instead of in one folder."""
+    all_chunks: bool = False
+    """Write chunks of zeros as well."""
+    memory_bytes: int = 1 << 30
+    workers: int = 0
+    """Threads; 0 for one per processor."""
+    journal: str = ""
+    scratch: str = ""
+    """Folder for scratch files; by default beside the journal."""
+    verify: bool = False
+    """Read the source again and compare all voxels of all scales."""
+    overwrite: bool = False
+    """Also where a volume is already."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertResult:
+    """What is at the destination."""
+
+    destination: str
+    info: VolumeInfo
+    voxels: int
+    """Of all scales."""
+    chunks: int
+    """That are not blank."""
+    stored_bytes: int
+    seconds: float
+    verified: str
+    """`checksums` or `all voxels`."""
+
+
+def convert(
+    source: SourceSpec, destination: str, options: ConvertOptions | None = None, progress: Progress | None = None
+) -> ConvertResult:
+    """Write a source as a precomputed volume, or what is still missing of it.
+
+    Raises VolumeError and BadRequest for what cannot be read, written or wanted, Incomplete if the result is not whole.
+
+    Example: `convert(SourceSpec(address="slices"), "out", ConvertOptions(kind="segmentation"))`
+    """
+    if source.data:
+        from fascicle.pipeline.sources import pinned
+
+        source = pinned(source)
+    with source.open() as pyramid:
+        job = _Conversion(pyramid, str(source), destination, options or ConvertOptions(), progress or _silent)
+        try:
+            return job.run()
+        finally:
+            job.close()
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One scale of the plan."""
+
+    index: int
+    scale: Scale
+    thickness: int
+    """Planes of a layer."""
+    rows: int
+    """Rows of a brick."""
+    columns: int
+    """Columns of a brick."""
+    halved: Triple
+    """1 or 2 for z, y, x: how this becomes the next scale; of the last one (1, 1, 1)."""
+
+    @property
+    def shape_zyx(self) -> Triple:
+        x, y, z = self.scale.size
+        return z, y, x
+
+    @property
+    def layers(self) -> int:
+        return -(-self.shape_zyx[0] // self.thickness)
+
+    def planes(self, layer: int) -> range:
+        """The planes of a layer."""
+        return range(layer * self.thickness, min((layer + 1) * self.thickness, self.shape_zyx[0]))
+
+    def bricks(self) -> list[tuple[int, int, int, int]]:
+        """Rows and columns of each brick of a layer: first and last (exclusive)."""
+        _, height, width = self.shape_zyx
+        return [
+            (y, min(y + self.rows, height), x, min(x + self.columns, width))
+            for y in range(0, height, self.rows)
+            for x in range(0, width, self.columns)
+        ]
+
+
+def plan_levels(info: VolumeInfo, source_chunk_zyx: Triple, is_read_in_boxes: bool) -> list[Level]:
+    """How the layers and bricks of each scale are cut; depends on nothing else, so that any run cuts alike."""
+    levels: list[Level] = []
+    itemsize = info.dtype.itemsize
+    for index, scale in enumerate(info.scales):
+        (cx, cy, cz), (width, height, _) = scale.chunk_sizes[0], scale.size
+        coarser = info.scales[index + 1] if index + 1 < len(info.scales) else scale
+        fx, fy, fz = (round(b / a) for a, b in zip(scale.resolution, coarser.resolution, strict=True))
+        thickness, rows, columns = math.lcm(cz, 2), math.lcm(cy, 2), math.lcm(cx, 2)
+        if levels:
+            thickness = math.lcm(thickness, levels[-1].thickness // levels[-1].halved[0])
+        elif is_read_in_boxes:
+            thickness, rows, columns = (
+                joint if (joint := math.lcm(edge, own)) <= 4 * edge else edge
+                for edge, own in zip((thickness, rows, columns), source_chunk_zyx, strict=True)
+            )
+        row_bytes = thickness * rows * itemsize
+        step = columns
+        columns = step * max(1, min(-(-width // step), BRICK_BYTES // (row_bytes * step)))
+        if columns >= width:
+            rows *= max(1, min(-(-height // rows), (BRICK_BYTES >> 4) // (row_bytes * width)))
+        levels.append(Level(index, scale, thickness, rows, columns, (fz, fy, fx)))
+    return levels
+
+
+class _Scratch(threading.local):
+    """Room that each thread keeps for what it encodes and reads."""
+
+    words: NDArray[np.uint32] = np.empty(0, np.uint32)
+    voxels: NDArray[np.uint8] = np.empty(0, np.uint8)
+
+    def words_for(self, count: int) -> NDArray[np.uint32]:
+        if self.words.size < count:
+            self.words = np.empty(count, np.uint32)
+        return self.words
+
+    def voxels_for(self, shape: Triple, dtype: np.dtype[Any]) -> Array:
+        size = math.prod(shape) * dtype.itemsize
+        if self.voxels.size < size:
+            self.voxels = np.empty(size, np.uint8)
+        return self.voxels[:size].view(dtype).reshape(shape)
+
+
+class _Conversion:
+    """One conversion while it runs."""
+
+    _journal: Journal
+    _records: Records
+
+    def __init__(
+        self, pyramid: Pyramid, name: str, destination: str, options: ConvertOptions, progress: Progress
+    ) -> None:
+        self._started = time.monotonic()
+        self._options = options
+        self._progress = progress
+        self._name = name
+        self._workers = options.workers or usual_workers()
+        self._source, kind = _adapted(pyramid, options)
+        self.info = _planned(self._source, kind, options)
+        self._scaling = options.scaling or (LABELS if kind == "segmentation" else MEAN)
+        if self._scaling not in SCALINGS:
+            raise BadRequest(f"the scaling {self._scaling!r} is none of {', '.join(SCALINGS)}")
+        if self._scaling != MEAN and self._source.dtype.kind not in "iu":
+            raise BadRequest(f"scales of {self._source.dtype.name} can only be made with {MEAN}")
+        self._destination = open_destination(destination, durable=False)
+        chunk, shape = self._source.chunk_zyx, self._source.shape_zyx
+        self._in_boxes = chunk[1] < shape[1] or chunk[2] < shape[2]
+        self.levels = plan_levels(self.info, chunk, self._in_boxes)
+        self._reading = threading.Lock()
+        self._noting = threading.Lock()
+        self._scratch = _Scratch()
+        self._writers: list[ChunkWriter] = []
+        self._layers: list[Layer] = []
+        self._done = 0
+        self._total = sum(math.prod(level.scale.size) for level in self.levels)
+        self._pool = ThreadPoolExecutor(self._workers)
+        self._open()
+
+    # -- beginning and end
+
+    def _open(self) -> None:
+        """The journal, and what it says is there."""
+        options = self._options
+        path = Path(options.journal) if options.journal else journal_path(self._destination.address)
+        self._folder = Path(options.scratch) / path.stem if options.scratch else path.with_suffix(".scratch")
+        header = {
+            "job": "convert",
+            "source": self._name,
+            "shape": list(self._source.shape_zyx),
+            "destination": self._destination.address,
+            "info": precomputed_info.document(self.info),
+            "scaling": self._scaling,
+            "adaptation": _digest(options.adaptation),
+            "files": [options.gzip, options.nested, options.all_chunks],
+            "boot": _boot(),
+        }
+        if path.exists() and not self._goes_on(path, header):
+            path.unlink()
+        if not path.exists():
+            if not options.overwrite and self._destination.folder.exists("info"):
+                raise ConvertError(f"{self._destination.address} has a volume already; replace it with --overwrite")
+            shutil.rmtree(self._folder, ignore_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._journal = Journal(path, header)
+        if "finished" in self._journal.done:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if "begun" not in self._journal.done:
+            self._destination.delete("info")
+            self._journal.add("begun")
+        self._records = Records(self._folder / "records", max(self._lengths(), default=0))
+        separator = "/" if options.nested else "_"
+        for level in self.levels:
+            if level.scale.sharding is not None:
+                self._writers.append(ShardedWriter(self._destination, level.scale, self._folder))
+            else:
+                gzip = options.gzip and level.scale.encoding not in ("jpeg", "png")
+                self._writers.append(FileWriter(self._destination, level.scale, gzip, separator))
+
+    def _goes_on(self, path: Path, header: dict[str, Any]) -> bool:
+        """Whether a journal tells of what is still there. What was not on disk when the machine went down is not."""
+        try:
+            first = msgspec.json.decode(path.read_bytes().split(b"\n", 1)[0])
+        except (msgspec.DecodeError, OSError):
+            return False
+        if not isinstance(first, dict) or first.get("boot") != header["boot"]:
+            return False
+        finished = b'\n{"step":"finished"' in path.read_bytes()
+        if first == header:
+            return self._destination.folder.exists("info") if finished else self._folder.is_dir()
+        return not finished  # opening it says what differs
+
+    def _lengths(self) -> list[int]:
+        return [kept for step, kept in self._journal.done.items() if step.startswith("brick ")]
+
+    def close(self) -> None:
+        """Let go of files and threads."""
+        self._pool.shutdown(cancel_futures=True)
+        for writer in self._writers:
+            writer.close()
+        self._layers.clear()
+        if hasattr(self, "_records"):
+            self._records.close()
+        self._journal.close()
+
+    def run(self) -> ConvertResult:
+        """All steps that are not done yet."""
+        if "finished" in self._journal.done:
+            return self._result(*self._journal.done["finished"])
+        self._load_kernels()
+        self._make_layers()
+        self._progress("converting", 0, self._total)
+        for layer in range(self.levels[0].layers):
+            self._advance(0, layer)
+        self._layers.clear()
+        from fascicle.pipeline.convert_checks import check_written
+
+        written = (self._destination, self.info, self._writers, self._records, self._shards())
+        chunks, stored = check_written(*written, self._pool, self._progress)
+        if self._options.verify:
+            self._compare_all()
+        self._destination.put("info", precomputed_info.encode(self.info), JSON, caching="no-cache")
+        verified = "all voxels" if self._options.verify else "checksums"
+        self._journal.add("finished", [chunks, stored, verified])
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return self._result(chunks, stored, verified)
+
+    def _result(self, chunks: int, stored: int, verified: str) -> ConvertResult:
+        seconds = time.monotonic() - self._started
+        return ConvertResult(self._destination.address, self.info, self._total, chunks, stored, seconds, verified)
+
+    def _shards(self) -> dict[str, Any]:
+        """What the journal knows of shards: name, bytes and checksum of each by its step."""
+        return {step: kept for step, kept in self._journal.done.items() if step.startswith("shard ") and kept}
+
+    # -- memory
+
+    def _make_layers(self) -> None:
+        """Room for a layer of each scale, in memory or in scratch files."""
+        dtype = self._source.dtype
+        shapes = [(min(level.thickness, level.shape_zyx[0]), *level.shape_zyx[1:]) for level in self.levels]
+        sizes = [math.prod(shape) * dtype.itemsize for shape in shapes]
+        if self._in_boxes:
+            sizes[0] = self._workers * self.levels[0].rows * self.levels[0].columns * shapes[0][0] * dtype.itemsize
+        free = self._options.memory_bytes - resident_bytes() - self._workers * (8 << 20)
+        if self._in_boxes:
+            free -= sizes[0]
+        elif sizes[0] <= free:
+            free -= sizes[0]
+            self._layers.append(Layer(shapes[0], dtype))
+        else:
+            self._layers.append(Layer(shapes[0], dtype, self._folder / "layer-0"))
+        if self._in_boxes:
+            self._layers.append(Layer((0, 0, 0), dtype))
+        self._tight = sum(sizes[1:]) > free
+        for index in range(1, len(self.levels)):
+            self._layers.append(Layer(shapes[index], dtype, self._folder / f"layer-{index}"))
+
+    def _relieve(self) -> None:
+        if self._tight:
+            for layer in self._layers:
+                layer.release()
+
+    # -- steps
+
+    def _each(self, work: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> None:
+        """Do some work by all threads; the first failure ends it."""
+        if len(arguments) == 1 or self._workers == 1:
+            for one in arguments:
+                work(*one)
+            return
+        futures: list[Future[None]] = [self._pool.submit(work, *one) for one in arguments]
+        done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
+        for future in waiting:
+            future.cancel()
+        wait(waiting)
+        for future in done:
+            future.result()
+
+    def _advance(self, index: int, layer: int) -> None:
+        """Take a layer of a scale apart, then those of coarser scales that it fills."""
+        level = self.levels[index]
+        planes = level.planes(layer)
+        bricks = [(i, brick) for i, brick in enumerate(level.bricks())]
+        missing = [(level, layer, i, brick) for i, brick in bricks if _brick(index, layer, i) not in self._journal.done]
+        if missing and index == 0 and not self._in_boxes:
+            self._read_layer(planes)
+        area = level.shape_zyx[1] * level.shape_zyx[2]
+        self._count(len(planes) * (area - sum((b - a) * (d - c) for *_, (a, b, c, d) in missing)))
+        self._each(self._do_brick, missing)
+        self._relieve()
+        self._finish_shards(level, planes.stop)
+        if index + 1 < len(self.levels):
+            coarser = self.levels[index + 1]
+            filled = -(-planes.stop // level.halved[0])
+            if filled % coarser.thickness == 0 or filled == coarser.shape_zyx[0]:
+                self._advance(index + 1, (filled - 1) // coarser.thickness)
+
+    def _count(self, voxels: int) -> None:
+        self._done += voxels
+        self._progress("converting", self._done, self._total)
+
+    def _read_layer(self, planes: range) -> None:
+        """Fill the finest layer from the source, plane by plane."""
+        out = self._layers[0].voxels
+        step = self._source.chunk_zyx[0]
+        if not self._source.concurrent:
+            # one thread reads; groups let memory go in between
+            step = max(step, 8)
+        groups = []
+        at = planes.start
+        while at < planes.stop:
+            end = min(planes.stop, (at // step + 1) * step)
+            groups.append((at, end))
+            at = end
+
+        def read(start: int, stop: int) -> None:
+            self._source.read_into((start, 0, 0), out[start - planes.start : stop - planes.start])
+            if self._tight:
+                self._layers[0].release()
+
+        if self._source.concurrent:
+            self._each(read, groups)
+        else:
+            for group in groups:
+                read(*group)
+
+    def _do_brick(self, level: Level, layer: int, number: int, brick: tuple[int, int, int, int]) -> None:
+        """Encode the chunks of a brick, and give the next scale its part."""
+        y0, y1, x0, x1 = brick
+        planes = level.planes(layer)
+        if level.index == 0 and self._in_boxes:
+            voxels = self._scratch.voxels_for((len(planes), y1 - y0, x1 - x0), self._source.dtype)
+            if self._source.concurrent:
+                self._source.read_into((planes.start, y0, x0), voxels)
+            else:
+                with self._reading:
+                    self._source.read_into((planes.start, y0, x0), voxels)
+            flat = voxels.reshape(-1)
+            flat.flags.writeable = False
+            box = Box(flat, 0, x1 - x0, (y1 - y0) * (x1 - x0), (len(planes), y1 - y0, x1 - x0))
+        else:
+            kept = self._layers[level.index]
+            width, area = kept.voxels.shape[2], kept.voxels.shape[1] * kept.voxels.shape[2]
+            box = Box(kept.flat, y0 * width + x0, width, area, (len(planes), y1 - y0, x1 - x0))
+        if level.index + 1 < len(self.levels):
+            self._coarsen(level, planes.start, y0, x0, box)
+        rows = list(self._encode(level, (planes.start, y0, x0), box))
+        with self._noting:
+            self._journal.add(_brick(level.index, layer, number), self._records.add(rows))
+            self._count(math.prod(box.shape_zyx))
+        self._relieve()
+
+    def _coarsen(self, level: Level, z: int, y: int, x: int, box: Box) -> None:
+        coarser, target = self.levels[level.index + 1], self._layers[level.index + 1].voxels
+        fz, fy, fx = level.halved
+        z0, y0, x0 = z // fz % coarser.thickness, y // fy, x // fx
+        height, width = target.shape[1:]
+        place = (target.reshape(-1), (z0 * height + y0) * width + x0, width, height * width)
+        coarsen(box, (fz, fy, fx), self._scaling, *place)
+
+    def _encode(self, level: Level, corner: Triple, box: Box) -> list[tuple[Any, ...]]:
+        """Encode and write the chunks of a box; their records."""
+        from fascicle.kernels.chunk_labels import is_blank
+
+        (cx, cy, cz), writer = level.scale.chunk_sizes[0], self._writers[level.index]
+        nz, ny, nx = box.shape_zyx
+        rows: list[tuple[Any, ...]] = []
+        for z in range(0, nz, cz):
+            for y in range(0, ny, cy):
+                for x in range(0, nx, cx):
+                    chunk = box.part((z, y, x), (min(cz, nz - z), min(cy, ny - y), min(cx, nx - x)))
+                    if not self._options.all_chunks and is_blank(*chunk.arguments):
+                        continue
+                    data = self._encoded(chunk, level.scale)
+                    cell = ((corner[2] + x) // cx, (corner[1] + y) // cy, (corner[0] + z) // cz)
+                    crc = crc32(data)
+                    sampled = crc % SAMPLED == 0 and level.scale.encoding != "jpeg"
+                    written = writer.put(cell, data)
+                    of_voxels = crc32(np.ascontiguousarray(chunk.array()).view(np.uint8).reshape(-1)) if sampled else 0
+                    rows.append((level.index, sampled, crc, cell, len(data), written.place, of_voxels, written.size))
+        return rows
+
+    def _encoded(self, chunk: Box, scale: Scale) -> bytes:
+        from fascicle.formats import volume_chunks
+        from fascicle.kernels import chunk_labels
+
+        whole = all(edge % 8 == 0 for edge in chunk.shape_zyx)
+        if scale.encoding == "compressed_segmentation" and scale.block_xyz == (8, 8, 8) and whole:
+            nz, ny, nx = (edge // 8 for edge in chunk.shape_zyx)
+            out = self._scratch.words_for(1 + nz * ny * nx * chunk_labels.ROOM)
+            out[0] = 1
+            flat, first, row, plane = chunk.arguments[:4]
+            words = chunk_labels.encode(flat, first, row, plane, nz, ny, nx, out[1:], flat.itemsize == 8)
+            if words < 0:
+                raise BadRequest(f"{chunk.shape_zyx} voxels (z, y, x) have too many labels for compressed segmentation")
+            return out[: words + 1].tobytes()
+        quality = scale.jpeg_quality if scale.encoding == "jpeg" else scale.png_level
+        return volume_chunks.encode(chunk.array()[None], scale.encoding, scale.block_xyz, quality)
+
+    def _finish_shards(self, level: Level, stop: int) -> None:
+        """Write the shards for which all planes are there."""
+        writer = self._writers[level.index]
+        if not isinstance(writer, ShardedWriter):
+            return
+        thickness = writer.thickness * level.scale.chunk_sizes[0][2]
+        depth = level.shape_zyx[0]
+        ended = range(-(-depth // thickness)) if stop == depth else range(stop // thickness)
+        for slab in ended:
+            step = f"shards {level.index}.{slab}"
+            if step in self._journal.done:
+                continue
+            low, high = slab * writer.thickness, (slab + 1) * writer.thickness
+            found = [
+                rows[(rows["cell"][:, 2] >= low) & (rows["cell"][:, 2] < high)]
+                for rows in self._records.pieces(level.index)
+            ]
+            shards = writer.shards_of(np.concatenate(found)) if found else {}
+            missing = [
+                (writer, level.index, shard, chunks)
+                for shard, chunks in shards.items()
+                if _shard(level.index, shard) not in self._journal.done
+            ]
+            self._each(self._write_shard, missing)
+            self._journal.add(step)
+            if stop == depth or stop % thickness == 0:
+                writer.clear()
+
+    def _write_shard(self, writer: ShardedWriter, index: int, shard: int, chunks: list[tuple[int, int, int]]) -> None:
+        written = writer.write(shard, chunks)
+        with self._noting:
+            kept = None if written is None else [written.name, written.size, written.checksum]
+            self._journal.add(_shard(index, shard), kept)
+
+    # -- verifying all
+
+    def _compare_all(self) -> None:
+        from fascicle.pipeline.convert_checks import compare_all
+
+        compare_all(self._source, self._destination, self.info, self.levels, self._scaling, self._progress)
+
+    def _load_kernels(self) -> None:
+        """Compile or load what the threads will need, once and here."""
+        dtype = self._source.dtype
+        flat = np.zeros(512, dtype)
+        target = np.zeros(64, dtype)
+        flat.flags.writeable = False
+        box = Box(flat, 0, 8, 64, (8, 8, 8))
+        for level in self.levels[:1]:
+            self._encoded(box, level.scale)
+        if len(self.levels) > 1:
+            coarsen(box, (2, 2, 2), self._scaling, target, 0, 4, 16)
+        from fascicle.kernels.chunk_labels import is_blank
+
+        is_blank(*box.arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A box of voxels in a flat, read-only array, as kernels take it."""
+
+    flat: Array
+    first: int
+    row: int
+    plane: int
+    shape_zyx: Triple
+
+    @property
+    def arguments(self) -> tuple[Array, int, int, int, int, int, int]:
+        """Array, first element, distance of rows, distance of planes, shape."""
+        return (self.flat, self.first, self.row, self.plane, *self.shape_zyx)
+
+    def part(self, start: Triple, shape: Triple) -> Box:
+        """A box within, from `start` (z, y, x) on."""
+        z, y, x = start
+        return replace(self, first=self.first + z * self.plane + y * self.row + x, shape_zyx=shape)
+
+    def array(self) -> Array:
+        """The voxels [z, y, x], a view."""
+        size = self.flat.itemsize
+        strides = (self.plane * size, self.row * size, size)
+        return np.lib.stride_tricks.as_strided(self.flat[self.first :], self.shape_zyx, strides, writeable=False)
+
+
+def coarsen(box: Box, halved: Triple, scaling: str, flat: Array, first: int, row: int, plane: int) -> None:
+    """Write a box at half the resolution along the axes z, y, x that `halved` gives 2, to a place in a flat array."""
+    from fascicle.kernels import coarser_voxels as kernels
+
+    place = (*box.arguments, *halved, flat, first, row, plane)
+    if scaling == THIN:
+        kernels.thin_labels(*place)
+    elif scaling in (LABELS, MAJORITY):
+        kernels.halve_labels(*place, kernels.FOREGROUND if scaling == LABELS else kernels.MAJORITY)
+    elif box.flat.dtype.kind == "f":
+        kernels.average_real(*place)
+    elif box.flat.dtype.itemsize == 8:
+        kernels.average_wide(*place)
+    else:
+        kernels.average(*place)
+
+
+# -- parts
+
+
+def _adapted(pyramid: Pyramid, options: ConvertOptions) -> tuple[VolumeSource, str]:
+    """The scale to read, seen as wanted, in a type that the encoding can hold; and image or segmentation."""
+    if not 0 <= options.source_scale < len(pyramid.scales):
+        raise VolumeError(f"{pyramid.name} has {len(pyramid.scales)} scales, so there is no {options.source_scale}")
+    source = pyramid.scales[options.source_scale]
+    source.check()
+    kind = options.kind or pyramid.kind
+    if kind not in precomputed_info.KINDS:
+        raise BadRequest(f"the kind {kind!r} is neither image nor segmentation")
+    wanted = options.adaptation
+    encoding = options.scales.encoding
+    dtype = wanted.dtype
+    if not dtype and kind == "segmentation":
+        if source.dtype.kind not in "iub":
+            raise BadRequest(f"{source.name} has voxels of {source.dtype.name}, which cannot be labels")
+        wide = source.dtype.itemsize == 8 or (wanted.remap is not None and _most(wanted.remap) >= 1 << 32)
+        if encoding in ("", "compressed_segmentation") or source.dtype.name not in TYPES or source.dtype.kind == "i":
+            dtype = "uint64" if wide else "uint32"
+    elif not dtype and source.dtype.name not in TYPES:
+        usual = {"bool": "uint8", "float16": "float32", "float64": "float32"}
+        if source.dtype.name not in usual:
+            raise BadRequest(f"images of {source.dtype.name} need a --dtype: one of {', '.join(TYPES)}")
+        dtype = usual[source.dtype.name]
+    if dtype == source.dtype.name:
+        dtype = ""
+    wanted = replace(wanted, dtype=dtype)
+    return (source if wanted == Adaptation() else AdaptedVolume(source, wanted)), kind
+
+
+def _most(table: NDArray[np.uint64]) -> int:
+    return int(table.max()) if len(table) else 0
+
+
+def _planned(source: VolumeSource, kind: str, options: ConvertOptions) -> VolumeInfo:
+    depth, height, width = source.shape_zyx
+    resolution = source.resolution_nm or (8.0, 8.0, 8.0)
+    if min(source.shape_zyx) < 1:
+        raise BadRequest(f"{source.name} has no voxels")
+    return plan_scales((width, height, depth), resolution, source.offset_xyz, kind, source.dtype.name, options.scales)
+
+
+def journal_path(address: str) -> Path:
+    """Where the journal of a conversion lies if nobody says: beside a folder, or here for a bucket."""
+    if "://" in address and not address.startswith("file://"):
+        digest = hashlib.sha256(address.encode()).hexdigest()[:8]
+        return Path(f"{address.rstrip('/').rpartition('/')[2]}-{digest}.convert.jsonl")
+    folder = Path(address.removeprefix("file://"))
+    return folder.with_name(f"{folder.name}.convert.jsonl")
+
+
+def _digest(adaptation: Adaptation) -> list[Any]:
+    remap = adaptation.remap
+    table = None if remap is None else hashlib.sha256(np.ascontiguousarray(remap).tobytes()).hexdigest()[:16]
+    return [adaptation.axes, adaptation.dtype, table]
+
+
+def _boot() -> str:
+    """Changes when the machine starts anew, if it tells."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
+def _brick(level: int, layer: int, number: int) -> str:
+    return f"brick {level}.{layer}.{number}"
+
+
+def _shard(level: int, shard: int) -> str:
+    return f"shard {level}.{shard:x}"
+
+
+__all__ = ["ConvertError", "ConvertOptions", "ConvertResult", "Level", "convert", "plan_levels"]

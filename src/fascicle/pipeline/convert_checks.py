@@ -1,0 +1,187 @@
+"""Is what was converted all there and right? Checksums of everything, and on demand all voxels of all scales."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fascicle.errors import FascicleError
+from fascicle.formats.precomputed_info import VolumeInfo
+from fascicle.pipeline.chunk_writing import ChunkWriter, FileWriter, Records, crc32
+from fascicle.volumes.base import VolumeError, VolumeSource
+from fascicle.volumes.destinations import Destination
+from fascicle.volumes.precomputed import PrecomputedVolume
+
+if TYPE_CHECKING:
+    from fascicle.pipeline.convert import Level
+
+Progress = Callable[[str, int, int], None]
+NAMED = 5
+"""So many things that are wrong are named."""
+MOST_ERROR = 16.0
+"""The mean error of JPEGs in gray levels that is taken for JPEG's."""
+_PIECE_BYTES = 8 << 20
+
+
+class Incomplete(FascicleError):
+    """A volume that was written is not whole."""
+
+
+def check_written(
+    destination: Destination,
+    info: VolumeInfo,
+    writers: Sequence[ChunkWriter],
+    records: Records,
+    shards: dict[str, Any],
+    pool: ThreadPoolExecutor,
+    progress: Progress,
+) -> tuple[int, int]:
+    """Read back all that was written, compare checksums, and decode some chunks: how many chunks and bytes there are.
+
+    Raises Incomplete, which names some of what is missing or wrong.
+    """
+    check = _Check(destination, info, writers)
+    total = records.length
+    wrong: list[str] = []
+    chunks = stored = done = 0
+    progress("checking", 0, total)
+    for rows in records.pieces():
+        for part in np.array_split(rows, max(1, len(rows) // 256)):
+            wrong += [line for line in pool.map(check.chunk, part) if line]
+            done += part.nbytes
+            progress("checking", done, total)
+        chunks += len(rows)
+        sharded = np.array([not isinstance(writer, FileWriter) for writer in writers])[rows["level"]]
+        stored += int(rows["rest"][~sharded].sum())
+    for name, size, expected in shards.values():
+        if line := check.shard(name, size, expected):
+            wrong.append(line)
+        stored += size
+    if wrong:
+        more = f", and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+        raise Incomplete(f"{destination.address} is not whole: {'; '.join(wrong[:NAMED])}{more}")
+    return chunks, stored
+
+
+class _Check:
+    """Compares what is at a destination with what was noted."""
+
+    def __init__(self, destination: Destination, info: VolumeInfo, writers: Sequence[ChunkWriter]) -> None:
+        self._folder = destination.folder
+        self._writers = writers
+        self._scales = volume_at(destination, info)
+
+    def chunk(self, row: NDArray[np.void]) -> str:
+        """What is wrong with a chunk of a record; empty if nothing is."""
+        writer = self._writers[int(row["level"])]
+        x, y, z = row["cell"].tolist()
+        scale = self._scales[int(row["level"])]
+        try:
+            data = None
+            if isinstance(writer, FileWriter):
+                name = writer.name((x, y, z))
+                data = self._folder.get(name)
+                if data is None:
+                    return f"{name} is missing"
+                if len(data) != int(row["size"]) or crc32(data) != int(row["crc"]):
+                    return f"{name} has other bytes than were written"
+            if row["sampled"]:
+                data = scale.chunk_bytes((z, y, x))
+                if data is None or crc32(data) != int(row["crc"]):
+                    return f"chunk {x}, {y}, {z} of scale {scale.scale.key} is not found"
+                voxels = np.ascontiguousarray(scale.decode_chunk(data, (z, y, x)))
+                if crc32(voxels.view(np.uint8).reshape(-1)) != int(row["voxels_crc"]):
+                    return f"chunk {x}, {y}, {z} of scale {scale.scale.key} has other voxels than were encoded"
+        except VolumeError as error:
+            return error.message
+        return ""
+
+    def shard(self, name: str, size: int, expected: str) -> str:
+        """What is wrong with a shard; empty if nothing is."""
+        digest = hashlib.blake2b(digest_size=16)
+        try:
+            for start in range(0, size, _PIECE_BYTES):
+                piece = self._folder.get_range(name, start, min(size, start + _PIECE_BYTES))
+                if piece is None:
+                    return f"{name} is missing"
+                digest.update(piece)
+            found = self._folder.measure(name)
+        except VolumeError as error:
+            return error.message
+        if digest.hexdigest() != expected or found is None or found[0] != size:
+            return f"{name} has other bytes than were written"
+        return ""
+
+
+def volume_at(destination: Destination, info: VolumeInfo) -> list[PrecomputedVolume]:
+    """The scales at a destination, whether it has an info or not."""
+    return [
+        PrecomputedVolume(destination.address, destination.folder, info, index) for index in range(len(info.scales))
+    ]
+
+
+def compare_all(
+    source: VolumeSource,
+    destination: Destination,
+    info: VolumeInfo,
+    levels: Sequence[Level],
+    scaling: str,
+    progress: Progress,
+) -> None:
+    """Compare all voxels of the finest scale with the source, and those of each other one with the next finer one.
+
+    JPEGs differ a little: of these the mean error counts. Raises Incomplete.
+    """
+    scales = volume_at(destination, info)
+    total = sum(math.prod(level.scale.size) for level in levels)
+    done = 0
+    lossy = info.scales[0].encoding == "jpeg"
+    for level, scale in zip(levels, scales, strict=True):
+        for start, stop in _boxes(level):
+            found = scale.read(start, stop)
+            if level.index == 0:
+                expected = source.read(start, stop)
+            else:
+                expected = _coarser(levels[level.index - 1], scales[level.index - 1], start, stop, scaling)
+            z, y, x = start
+            where = f"scale {scale.scale.key} at {x}, {y}, {z} (x, y, z)"
+            if lossy:
+                error = float(np.abs(found.astype(np.int16) - expected.astype(np.int16)).mean())
+                if error > MOST_ERROR:
+                    raise Incomplete(f"{where} of {destination.address} differs by {error:.1f} gray levels")
+            elif not np.array_equal(found, expected, equal_nan=found.dtype.kind == "f"):
+                count = int(np.count_nonzero(found != expected))
+                raise Incomplete(f"{count} voxels of {where} of {destination.address} differ")
+            done += found.size
+            progress("comparing", done, total)
+
+
+def _boxes(level: Level) -> Iterator[tuple[tuple[int, int, int], tuple[int, int, int]]]:
+    for layer in range(level.layers):
+        planes = level.planes(layer)
+        for y0, y1, x0, x1 in level.bricks():
+            yield (planes.start, y0, x0), (planes.stop, y1, x1)
+
+
+def _coarser(
+    level: Level, scale: VolumeSource, start: tuple[int, int, int], stop: tuple[int, int, int], scaling: str
+) -> NDArray[Any]:
+    """A box of a scale from the next finer one at the destination."""
+    from fascicle.pipeline.convert import Box, coarsen
+
+    low = [a * f for a, f in zip(start, level.halved, strict=True)]
+    high = [min(b * f, n) for b, f, n in zip(stop, level.halved, level.shape_zyx, strict=True)]
+    finer = np.ascontiguousarray(scale.read((low[0], low[1], low[2]), (high[0], high[1], high[2])))
+    nz, ny, nx = finer.shape
+    flat = finer.reshape(-1)
+    flat.flags.writeable = False
+    dz, dy, dx = (b - a for a, b in zip(start, stop, strict=True))
+    out = np.empty((dz, dy, dx), finer.dtype)
+    coarsen(Box(flat, 0, nx, ny * nx, (nz, ny, nx)), level.halved, scaling, out.reshape(-1), 0, dx, dy * dx)
+    return out
