@@ -67,14 +67,34 @@ def encode(voxels: Array, encoding: str, block_xyz: Triple = (8, 8, 8), level: i
     raise BadRequest(f"the encoding {encoding!r} is none of {', '.join(_DECODERS)}")
 
 
+def check_ends(data: Buffer, encoding: str, shape: Shape, dtype: np.dtype[Any]) -> None:
+    """BadRequest if bytes are no whole chunk, as far as their length and their ends tell; pixels are not decoded."""
+    if not len(data):
+        raise BadRequest("a chunk has no bytes")
+    if encoding == "raw":
+        _check_raw(data, shape, dtype)
+    elif encoding == "jpeg":
+        _jpeg_components(data, shape)
+        if b"\xff\xd9" not in bytes(data[-256:]):
+            raise BadRequest(f"a JPEG of {len(data)} bytes has no end")
+    elif encoding == "png" and (bytes(data[:8]) != _PNG_MAGIC or b"IEND" not in bytes(data[-256:])):
+        raise BadRequest(f"{len(data)} bytes are not a whole PNG")
+    elif encoding == SEGMENTATION:
+        _segmentation_words(data, shape[0])
+
+
 # -- raw
 
 
 def _decode_raw(data: Buffer, shape: Shape, dtype: np.dtype[Any], block_xyz: Triple) -> Array:
+    _check_raw(data, shape, dtype)
+    return np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(shape)
+
+
+def _check_raw(data: Buffer, shape: Shape, dtype: np.dtype[Any]) -> None:
     expected = math.prod(shape) * dtype.itemsize
     if len(data) != expected:
         raise BadRequest(f"a raw chunk has {len(data)} bytes instead of {expected}")
-    return np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(shape)
 
 
 # -- images
@@ -83,17 +103,23 @@ def _decode_raw(data: Buffer, shape: Shape, dtype: np.dtype[Any], block_xyz: Tri
 def _decode_jpeg(data: Buffer, shape: Shape, dtype: np.dtype[Any], block_xyz: Triple) -> Array:
     if dtype != np.uint8:
         raise BadRequest(f"a JPEG chunk cannot hold {dtype.name}")
+    components = _jpeg_components(data, shape)
+    try:
+        pixels = simplejpeg.decode_jpeg(data, colorspace="GRAY" if components == 1 else "RGB", strict=True)
+    except ValueError as error:
+        raise BadRequest(f"a JPEG chunk is damaged: {error}") from None
+    return _planar(pixels, shape)
+
+
+def _jpeg_components(data: Buffer, shape: Shape) -> int:
+    """How many components a JPEG has; BadRequest unless its header fits a chunk."""
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
         raise BadRequest(f"a chunk is not a JPEG: {error}") from None
     components = _JPEG_COMPONENTS.get(space, 0)
     _check_image("JPEG", width, height, components, shape)
-    try:
-        pixels = simplejpeg.decode_jpeg(data, colorspace="GRAY" if components == 1 else "RGB", strict=True)
-    except ValueError as error:
-        raise BadRequest(f"a JPEG chunk is damaged: {error}") from None
-    return _planar(pixels, shape)
+    return components
 
 
 def _encode_jpeg(voxels: Array, quality: int) -> bytes:
