@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -104,7 +103,7 @@ def ingest(
     fascicle ingest 'slices/*.png' --data db --repo medulla --instance grayscale --resolution 10,10,10
     fascicle ingest labels.h5 --dataset stack --mapping transforms --data db --repo medulla --instance segmentation
     """
-    from fascicle.pipeline.ingest import IngestOptions
+    from fascicle.pipeline.ingest import IngestOptions, journal_name
     from fascicle.pipeline.ingest_connections import LocalConnection, ServerConnection
     from fascicle.volumes import open_volume
 
@@ -126,7 +125,7 @@ def ingest(
             connection = stack.enter_context(LocalConnection(data))
             folder = data / "ingest"
             folder.mkdir(exist_ok=True)
-        path = journal or folder / _journal_name(source, server or "", options)
+        path = journal or folder / journal_name(source, server or "", options)
         _run(connection, volume, options, path, verify, quiet)
 
 
@@ -165,11 +164,3 @@ def _run(
         f"{summary.posted_voxels / 1e6:.1f} MVoxel in {summary.seconds:.1f} s ({speed:.1f} MVoxel/s)"
         + (", verified" if check else "")
     )
-
-
-def _journal_name(source: tuple[str, ...], server: str, options: IngestOptions) -> str:
-    """A name of its own for each source and target."""
-    places = [str(Path(name).absolute()) if "://" not in name else name for name in source]
-    parts = [*sorted(places), server, options.uuid, options.repo, options.instance]
-    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
-    return f"ingest-{options.instance}-{digest}.jsonl"

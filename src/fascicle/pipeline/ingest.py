@@ -8,6 +8,7 @@ changes nothing. Coarser scales of images are made from what was stored, unit by
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -480,3 +481,11 @@ __all__ = [
     "read_source",
     "verify",
 ]
+
+
+def journal_name(source: tuple[str, ...], server: str, options: IngestOptions) -> str:
+    """A file name for the journal of an ingest, another one for each source and target."""
+    places = [str(Path(name).absolute()) if "://" not in name else name for name in source]
+    parts = [*sorted(places), server, options.uuid, options.repo, options.instance]
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+    return f"ingest-{options.instance}-{digest}.jsonl"

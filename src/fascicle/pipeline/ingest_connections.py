@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from fascicle.errors import FascicleError
+from fascicle.store.base import Store
 
 TIMEOUT_S = 600.0
 ATTEMPTS = 5
@@ -137,6 +138,14 @@ class ServerConnection(Connection):
         self._connection.close()
 
 
+_open_here: dict[Path, Store] = {}
+
+
+def store_open_here(folder: Path) -> Store | None:
+    """The store of a folder that a connection of this process has open: it cannot be opened twice in one process."""
+    return _open_here.get(folder.resolve())
+
+
 class LocalConnection(Connection):
     """The server's application on a data folder, in this process, without a network."""
 
@@ -146,6 +155,8 @@ class LocalConnection(Connection):
         from fascicle.store import open_store
 
         self._store = open_store(folder)
+        self._folder = folder.resolve()
+        _open_here[self._folder] = self._store
         self._application = Application(self._store, Settings(data=folder))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="ingest", daemon=True)
@@ -163,6 +174,7 @@ class LocalConnection(Connection):
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        _open_here.pop(self._folder, None)
         self._store.close()
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> Any:

@@ -34,7 +34,7 @@ PLANES = (*shot_section.PLANES, "3d")
 RENDERERS = ("auto", "browser", "voxels")
 PANEL = ".neuroglancer-rendered-data-panel"
 _MOST_PIXELS = 1 << 26
-_PLAIN = {"showAxisLines": False, "showScaleBar": False, "showDefaultAnnotations": False}
+_PLAIN = {"showAxisLines": False, "showScaleBar": False, "showDefaultAnnotations": False, "showSlices": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +178,8 @@ def _by_browser(sources: Sequence[SourceSpec], path: str, options: ShotOptions) 
 
     if any(spec.data for spec in sources):
         raise BadRequest("a browser cannot read a store folder: run `fascicle serve` and name it with --server")
+    if not any(map(_has_shapes, sources)):
+        raise BadRequest("none of the sources has meshes or skeletons for a browser to show; use --renderer voxels")
     local = [Path(_address(spec).removeprefix("file://")).expanduser().resolve() for spec in sources if _is_local(spec)]
     root = Path(os.path.commonpath([folder.parent for folder in local])) if local else Path(__file__).parent
     segments = options.segments or _largest(sources)
@@ -188,8 +190,7 @@ def _by_browser(sources: Sequence[SourceSpec], path: str, options: ShotOptions) 
 
         wanted = ViewOptions(position_xyz=options.position_xyz, layout="3d", segments=segments, viewer=base + PAGE_PATH)
         found = view(sources, wanted, published)
-        # without shapes there would be nothing to see
-        state = found.state | _PLAIN | {"showSlices": not any(map(_has_shapes, sources))}
+        state = found.state | _PLAIN
         with Chromium(options.width, options.height) as browser:
             png = _photograph(browser, link(found.viewer, state), options.width, options.height)
     FileDestination(str(Path(path).absolute().parent), durable=False).put(Path(path).name, png)
@@ -212,7 +213,8 @@ def _photograph(browser: Chromium, url: str, width: int, height: int) -> bytes:
         mobile=False,
     )
     browser.evaluate(
-        f"void document.head.appendChild(document.createElement('style')).append('{PANEL} > * {{ visibility: hidden }}')"
+        "void document.head.appendChild(document.createElement('style'))"
+        f".append('{PANEL} > * {{ visibility: hidden }}')"
     )
     browser.wait_for_viewer()
     return browser.screenshot_png(PANEL)

@@ -20,6 +20,7 @@ from fascicle.datatypes.voxel_requests import VolumeRequest
 from fascicle.errors import BadRequest
 from fascicle.formats import volume_chunks
 from fascicle.formats.precomputed_info import VolumeInfo
+from fascicle.pipeline.ingest_connections import store_open_here
 from fascicle.precomputed import addresses
 from fascicle.precomputed.builders import Form, Snapshot
 from fascicle.precomputed.volumes import Volume, describe
@@ -91,14 +92,16 @@ class OpenNode:
 
         if not Path(spec.data).is_dir():
             raise VolumeError(f"there is no store in {spec.data}")
-        self.store = open_store(Path(spec.data), readonly=True)
+        shared = store_open_here(Path(spec.data))
+        self._owned = shared is None
+        self.store = open_store(Path(spec.data), readonly=True) if shared is None else shared
         try:
             self._settings = _settings_of(spec.data)
             self._catalogs = CatalogCache(self.store)
             with self.store.read() as txn:
                 self._find(self._catalogs.at(txn), spec)
         except BaseException:
-            self.store.close()
+            self.close()
             raise
 
     def _find(self, catalog: Catalog, spec: SourceSpec) -> None:
@@ -112,7 +115,8 @@ class OpenNode:
             yield Snapshot(self.store, txn, self._catalogs.at(txn), self.node, self._settings)
 
     def close(self) -> None:
-        self.store.close()
+        if self._owned:
+            self.store.close()
 
 
 class OpenVersion(OpenNode):
