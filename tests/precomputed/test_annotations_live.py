@@ -288,3 +288,29 @@ def test_http(client: Client, sample: Sample) -> None:
     assert "immutable" not in info.headers["cache-control"]
     opened = client.get(f"/precomputed/{sample.root}/master/synapses/spatial0/0_0_0").expect()
     assert "immutable" not in opened.headers["cache-control"]
+
+
+def test_many(client: Client, sample: Sample) -> None:
+    """More than are looked through for one cell: coarse levels are known from one look at all."""
+    noise = np.random.default_rng(1)
+    count = 24_000
+    places = np.unique(noise.integers(0, 1000, (count, 3)), axis=0)
+    others = places + [0, 0, 2000]
+    elements = [
+        {"Pos": a, "Kind": "PreSyn", "Tags": [], "Prop": {}, "Rels": [{"Rel": "PreSynTo", "To": b}]}
+        for a, b in zip(places.tolist(), others.tolist(), strict=True)
+    ]
+    path = new_instance(client, f"{sample.root}:master", "annotation", "many")
+    client.post(f"{path}/elements", elements).expect()
+    base = f"/precomputed/{sample.root}/master/many"
+    for form in ("", "/lines"):
+        view = Reader(client, base + form)
+        assert len(view.info.spatial) > 1
+        found = [(cell, columns) for level, cell, columns in view.cells()]
+        every = np.concatenate([columns.ids for _, columns in found])
+        assert len(np.unique(every)) == len(elements)
+        first = found[0][1]
+        assert 1500 < len(first) < 2500
+        assert not isinstance(first.points, an.Lists)
+        assert np.abs(first.points[:, 0].mean(axis=0) - 500).max() < 40  # a fair sample, also of its first part
+        assert np.abs(first.points[:500, 0].mean(axis=0) - 500).max() < 60
