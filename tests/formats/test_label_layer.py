@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fascicle.formats import label_block
-from fascicle.formats.label_layer import LabelLayer
+from fascicle.formats.label_layer import LabelLayer, labels_at
 
 
 def dense_block(rng: np.random.Generator, shape_zyx: tuple[int, int, int]) -> np.ndarray:
@@ -77,3 +77,28 @@ def test_boxes_that_cannot_be_written() -> None:
     layer.write(8, (0, 0), np.empty((1, 8, 8), np.uint64))
     with pytest.raises(ValueError, match="passed by"):
         layer.write(0, (0, 0), np.empty((1, 8, 8), np.uint64))
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 1 << 30), count=st.integers(1, 4))
+def test_labels_at_voxels_of_many_blocks(seed: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    shape = tuple(8 * int(n) for n in rng.integers(1, 4, 3))
+    dense = [dense_block(rng, shape) for _ in range(count)]
+    opened = [label_block.opened(label_block.encode(block)) for block in dense]
+    voxels = [rng.integers(0, shape[::-1], (int(rng.integers(0, 50)), 3)) for _ in dense]
+    voxels[0][:1] = np.array(shape[::-1]) - 1  # the last value of a block, behind which there is nothing
+    found = labels_at(opened, np.cumsum([len(some) for some in voxels]), np.concatenate(voxels))
+    expected = [block[some[:, 2], some[:, 1], some[:, 0]] for block, some in zip(dense, voxels, strict=True)]
+    assert np.array_equal(found, np.concatenate(expected))
+
+
+def test_voxels_that_are_in_no_block() -> None:
+    block = label_block.opened(label_block.encode(np.arange(512, dtype=np.uint64).reshape(8, 8, 8)))
+    assert labels_at([], np.empty(0, np.int64), np.empty((0, 3), np.int64)).tolist() == []
+    assert labels_at([block], np.array([1]), np.array([[7, 0, 1]])).tolist() == [71]
+    for voxel in ([8, 0, 0], [0, 0, -1]):
+        with pytest.raises(ValueError, match="not inside"):
+            labels_at([block], np.array([1]), np.array([voxel]))
+    with pytest.raises(ValueError, match="not divided"):
+        labels_at([block], np.array([2]), np.array([[0, 0, 0]]))

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -43,7 +43,7 @@ from numpy.typing import NDArray
 
 from fascicle.errors import BadRequest, CorruptionError
 from fascicle.kernels import label_codec, label_decoding, label_masks, splice
-from fascicle.kernels.arrays import Buffer, frozen, frozen_bytes
+from fascicle.kernels.arrays import Buffer, address_of, frozen, frozen_bytes
 
 MAX_SUB_BLOCKS = 128
 """Per axis."""
@@ -72,6 +72,15 @@ class LabelBlock:
     table: NDArray[np.uint64]
     data: NDArray[np.uint8]
     start: int
+    _places: list[tuple[int, int]] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    @property
+    def addresses(self) -> tuple[int, int]:
+        """Where part F and the table lie in memory, for kernels that look into many blocks; part F of solid ones: 0."""
+        if not self._places:
+            lists = 0 if len(self.table) == 1 else address_of(self.data) + self.start
+            self._places.append((lists, address_of(self.table)))
+        return self._places[0]
 
     @property
     def shape_zyx(self) -> tuple[int, int, int]:

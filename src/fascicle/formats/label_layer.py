@@ -1,4 +1,4 @@
-"""Dense voxels of label blocks that lie beside each other, row by row over all of them."""
+"""Voxels of many label blocks at once: dense ones, row by row over neighbours, and single ones."""
 
 from __future__ import annotations
 
@@ -8,12 +8,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fascicle.formats.label_block import LabelBlock
-from fascicle.kernels import label_rows
+from fascicle.kernels import label_points, label_rows
+from fascicle.kernels.arrays import address_of, frozen
 
 
-def _address(array: NDArray[np.generic]) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address
+def labels_at(blocks: Sequence[LabelBlock], ends: NDArray[np.int64], xyz: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """The labels u64[k] at voxels i64[k,3] (x, y, z inside of their block); `ends` i64[n]: where those of each end.
+
+    All blocks have the same size. ValueError if a voxel lies outside of them.
+    """
+    out = np.empty(len(xyz), np.uint64)
+    if not len(xyz):
+        return out
+    sizes = {(block.gx, block.gy, block.gz) for block in blocks}
+    if len(sizes) != 1 or len(ends) != len(blocks) or ends[-1] != len(xyz) or (np.diff(ends) < 0).any():
+        raise ValueError(f"{len(xyz)} voxels are not divided among {len(blocks)} blocks of one size")
+    (size,) = sizes
+    if (xyz < 0).any() or (xyz >= 8 * np.array(size)).any():
+        raise ValueError("voxels are not inside of their block")
+    addresses = np.array([block.addresses for block in blocks], np.int64)
+    label_points.labels_at(addresses, frozen(ends), *size, frozen(xyz), out)
+    return out
 
 
 class LabelLayer:
@@ -41,8 +56,7 @@ class LabelLayer:
                 0 <= column < size_xy[0] and 0 <= row < size_xy[1]
             ):
                 raise ValueError(f"a block of {block.shape_zyx} at {column}, {row} is not of the grid")
-            counts = 0 if len(block.table) == 1 else _address(block.data) + block.start
-            table[i, :4] = (counts, _address(block.table), column * gx, row * gy)
+            table[i, :4] = (*block.addresses, column * gx, row * gy)
         self._kept = list(blocks)  # whose memory the addresses are of
         self._blocks = table
         self._sub_blocks = sub_blocks_xyz
@@ -67,7 +81,7 @@ class LabelLayer:
             )
         if out_zyx.dtype != np.uint64 or not out_zyx.flags.carray:
             raise ValueError("out_zyx must be writable, contiguous u64")
-        address, plane_bytes = _address(out_zyx), 8 * height * width
+        address, plane_bytes = address_of(out_zyx), 8 * height * width
         for plane in range(z, z + depth):
             self._go_to(plane // 8)
             label_rows.write(self._cells, self._labels, self._packed, plane % 8, y, y + height, x, x + width, address)

@@ -47,6 +47,7 @@ def _label_blocks() -> None:
     label_block.decode(block)
     layer = label_layer.LabelLayer([block], [(0, 0)], (1, 1), (2, 2, 2))
     layer.write(8, (0, 0), np.empty((1, 16, 16), np.uint64))
+    label_layer.labels_at([block], np.ones(1, np.int64), np.zeros((1, 3), np.int64))
     label_block.points(block, np.zeros((1, 3), np.int64))
     wanted = label_block.table(block) < np.uint64(200)
     found = label_block.runs(block, wanted, (0, 0, 0), ((0, 0, 0), (9, 9, 9)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import gc
 import logging
 import multiprocessing
 import os
@@ -26,6 +27,9 @@ log = logging.getLogger("fascicle")
 BACKLOG = 2048
 GRACE_S = 30
 """How long running requests may take after a signal to end."""
+
+COLLECTOR_THRESHOLDS = 20_000, 20, 50
+"""How many new lists, dictionaries and the like the garbage collector waits for, and the rounds of its generations."""
 
 
 def bind(settings: Settings) -> socket.socket:
@@ -143,6 +147,17 @@ def _warm_up(server: uvicorn.Server) -> None:
         log.debug("kernels are ready after %.1f s", warmup.warm_up())
     except Exception:
         log.exception("loading compiled kernels failed")
+    _spare_collector()
+
+
+def _spare_collector() -> None:
+    """Let the garbage collector pass over modules and kernels, which stay, and look less often at what is new.
+
+    A request for a thousand things makes thousands of lists and tuples, none of them in a circle; by its usual settings
+    the collector would look at all of them, and now and then for a tenth of a second at everything there is.
+    """
+    gc.freeze()
+    gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
 def _run_server(server: uvicorn.Server, listening: socket.socket) -> None:

@@ -202,15 +202,12 @@ def _find_stored(view: VersionedView, scale: int, codes: U64) -> tuple[I64, list
     starts = np.flatnonzero(np.diff(codes) > np.uint64(_GAP)) + 1
     begins = codes[np.append(0, starts)].tolist()
     ends = codes[np.append(starts - 1, len(codes) - 1)].tolist()
-    found: list[bytes] = []
-    handles: list[bytes] = []
+    found: list[tuple[bytes, bytes]] = []
     for begin, end in zip(begins, ends, strict=True):
         first = prefix + key_of_code(scale, begin)
         last = first if end == begin else prefix + key_of_code(scale, end)
-        for key, handle in scan(first, last + b"\xff\xff\xff\xff\xff"):
-            found.append(key)
-            handles.append(handle)
-    present, kept = _seen(view, found, handles)
+        found += scan(first, last + b"\xff\xff\xff\xff\xff")
+    present, kept = _seen(view, [key for key, _ in found], [handle for _, handle in found])
     places = np.searchsorted(codes, present)
     wanted = codes[np.minimum(places, len(codes) - 1)] == present
     if wanted.all():

@@ -19,8 +19,8 @@ from fascicle.datatypes.voxel_requests import Triple, parse_triple
 from fascicle.errors import NOT_JSON, BadRequest
 from fascicle.formats import label_block
 from fascicle.formats.block_code import LIMIT, block_codes
-from fascicle.kernels.arrays import frozen
-from fascicle.kernels.label_codec import positions_at
+from fascicle.formats.label_layer import labels_at as labels_of
+from fascicle.kernels import decimal, json_rows
 from fascicle.versions.resolution import VersionedView
 
 U64 = NDArray[np.uint64]
@@ -47,28 +47,21 @@ def supervoxels_at(
     codes = block_codes(corners)
     order = np.argsort(codes, kind="stable")
     codes = codes[order]
-    local = frozen((xyz - corners * size)[order].astype(np.int64))
+    local = (xyz - corners * size)[order]
     places = places[order]
     starts = np.flatnonzero(np.append(True, codes[1:] != codes[:-1])) if len(codes) else np.empty(0, np.int64)
     ends = np.append(starts[1:], len(codes))
     found, handles = blocks.find_blocks(view, scale, codes[starts])
     sorted_out = np.zeros(len(codes), np.uint64)
-    positions = np.empty(len(codes), np.int32)
-    begins, stops = starts[found].tolist(), ends[found].tolist()
+    begins, stops = starts[found], ends[found]
     for batch in range(0, len(handles), blocks.BATCH_BLOCKS):
         opened = blocks.open_blocks(view, handles[batch : batch + blocks.BATCH_BLOCKS], cache)
-        for i, block in enumerate(opened, batch):
-            begin, end = begins[i], stops[i]
-            table = block.table
-            if len(table) == 1:
-                sorted_out[begin:end] = table[0]
-                continue
-            # the kernel itself: there may be as many blocks as points, and stored blocks need no checks
-            part = positions[begin:end]
-            positions_at(
-                block.data, block.start, len(table), block.gx, block.gy, block.gz, local[begin:end], part
-            )
-            sorted_out[begin:end] = table[part]
+        begin, stop = begins[batch : batch + len(opened)], stops[batch : batch + len(opened)]
+        counts = stop - begin
+        until = np.cumsum(counts)
+        # one after the other: voxels of blocks that are not stored lie between those of others
+        chosen = np.arange(until[-1]) + np.repeat(begin - (until - counts), counts)
+        sorted_out[chosen] = labels_of(opened, until, local[chosen])
     out[places] = sorted_out
     return out
 
@@ -112,6 +105,9 @@ def get_label(call: Call) -> Reply:
 
 def parse_points(data: bytes) -> I64:
     """A JSON list of [x, y, z] as i64[n,3]."""
+    quick = json_rows.parsed_rows(data, 3)
+    if quick is not None:
+        return quick
     try:
         listed: Any = _points.decode(data)
         return np.array(listed, np.int64).reshape(-1, 3)
@@ -128,7 +124,7 @@ def get_labels(call: Call) -> Reply:
     xyz = parse_points(call.body)
     view = call.view
     labels = labels_at(view, scale, xyz, block_size(call), mapping_of(call, view), cache_of(call.store))
-    return Answer.json(labels.tolist())
+    return Answer(decimal.json_list(labels), "application/json")
 
 
 ROUTES = (
