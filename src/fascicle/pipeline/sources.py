@@ -13,21 +13,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from fascicle.datatypes.voxel_requests import VolumeRequest
 from fascicle.errors import BadRequest
-from fascicle.formats import volume_chunks
-from fascicle.formats.precomputed_info import VolumeInfo
-from fascicle.pipeline.ingest_connections import store_open_here
-from fascicle.precomputed import addresses
-from fascicle.precomputed.builders import Form, Snapshot
-from fascicle.precomputed.volumes import Volume, describe
-from fascicle.versions.catalog import Catalog, CatalogCache
-from fascicle.versions.model import Instance, Node, Repo
 from fascicle.volumes.base import Array, Pyramid, VolumeError, VolumeSource, Zyx
 from fascicle.volumes.opening import open_pyramid
+
+if TYPE_CHECKING:  # what reads stores takes long to import, and files need none of it
+    from fascicle.precomputed.builders import Snapshot
+    from fascicle.precomputed.volumes import Volume
+    from fascicle.versions.catalog import Catalog
+    from fascicle.versions.model import Instance, Node, Repo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +85,9 @@ class OpenNode:
     """A version of a store folder that is open for reading, whatever the instance. Used by one thread at a time."""
 
     def __init__(self, spec: SourceSpec) -> None:
+        from fascicle.pipeline.ingest_connections import store_open_here
         from fascicle.store import open_store
+        from fascicle.versions.catalog import CatalogCache
 
         if not Path(spec.data).is_dir():
             raise VolumeError(f"there is no store in {spec.data}")
@@ -105,12 +104,16 @@ class OpenNode:
             raise
 
     def _find(self, catalog: Catalog, spec: SourceSpec) -> None:
+        from fascicle.precomputed import addresses
+
         self.repo: Repo = addresses.find_repo(catalog, spec.repo or spec.version)
         self.node: Node = addresses.find_version(catalog, self.repo, spec.version or "master")[0]
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
         """The version as it is now, in a transaction of its own."""
+        from fascicle.precomputed.builders import Snapshot
+
         with self.store.read() as txn:
             yield Snapshot(self.store, txn, self._catalogs.at(txn), self.node, self._settings)
 
@@ -123,6 +126,8 @@ class OpenVersion(OpenNode):
     """An instance at a version of a store folder that is open for reading. Used by one thread at a time."""
 
     def _find(self, catalog: Catalog, spec: SourceSpec) -> None:
+        from fascicle.precomputed import addresses
+
         super()._find(catalog, spec)
         self.instance: Instance = addresses.find_instance(catalog, self.repo, spec.instance)
 
@@ -163,6 +168,8 @@ class VersionScale(VolumeSource):
             return self._volume.chunk(snapshot, self._level, box)
 
     def decode_chunk(self, data: bytes, cell_zyx: Zyx) -> Array:
+        from fascicle.formats import volume_chunks
+
         start, stop = self.chunk_box(cell_zyx)
         z, y, x = (b - a for a, b in zip(start, stop, strict=True))
         channels = self._volume.info.num_channels
@@ -171,6 +178,8 @@ class VersionScale(VolumeSource):
         return voxels
 
     def read(self, start_zyx: Zyx, stop_zyx: Zyx) -> Array:
+        from fascicle.datatypes.voxel_requests import VolumeRequest
+
         z, y, x = (b - a for a, b in zip(start_zyx, stop_zyx, strict=True))
         start = [a + b for a, b in zip(start_zyx[::-1], self.offset_xyz, strict=True)]
         box = VolumeRequest((x, y, z), (start[0], start[1], start[2]))
@@ -185,6 +194,9 @@ class VersionScale(VolumeSource):
 
 def open_version(spec: SourceSpec) -> Pyramid:
     """An instance at a version of a store folder, as `SourceSpec.open` opens it."""
+    from fascicle.precomputed.builders import Form
+    from fascicle.precomputed.volumes import describe
+
     opened = OpenVersion(spec)
     try:
         with opened.snapshot() as snapshot:
@@ -192,7 +204,7 @@ def open_version(spec: SourceSpec) -> Pyramid:
     except BaseException:
         opened.close()
         raise
-    info: VolumeInfo = volume.info
+    info = volume.info
     scales = tuple(VersionScale(opened, volume, level) for level in range(len(info.scales)))
     return Pyramid(str(spec), info.type, scales)
 

@@ -99,6 +99,12 @@ class AdaptedVolume(VolumeSource):
             voxels = self._mapped(voxels)
         return np.ascontiguousarray(converted(voxels, self.dtype, self.name))
 
+    def read_into(self, start_zyx: Zyx, out: Array) -> None:
+        if self._axes.plain and self._remap is None and self.dtype == self._source.dtype:
+            self._source.read_into(start_zyx, out)
+        else:
+            super().read_into(start_zyx, out)
+
     def check(self) -> None:
         self._source.check()
 

@@ -10,6 +10,7 @@ TensorStore does not.
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 from abc import ABC, abstractmethod
@@ -62,12 +63,12 @@ class FileDestination(Destination):
         self._durable = durable
 
     def put(self, name: str, data: Data, kind: str = BINARY, encoding: str = "", caching: str = "") -> None:
-        path = self._path(name)
+        path = self._root / name
         packed = path.with_name(path.name + ".gz")
         target, other = (packed, path) if encoding == GZIP else (path, packed)
         temporary = self._temporary(target)
         try:
-            with temporary.open("xb", buffering=0) as file:
+            with self._created(temporary) as file:
                 view = memoryview(data)
                 while len(view):
                     view = view[file.write(view) or 0 :]
@@ -122,6 +123,15 @@ class FileDestination(Destination):
         except OSError as error:
             raise VolumeError(f"the folder {path.parent} cannot be made: {error}") from None
         return path
+
+    @staticmethod
+    def _created(path: Path) -> io.FileIO:
+        """A new file, whose folder is made if it is not there, which is seldom."""
+        try:
+            return io.FileIO(path, "x")
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return io.FileIO(path, "x")
 
     @staticmethod
     def _temporary(target: Path) -> Path:

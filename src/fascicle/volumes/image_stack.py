@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fascicle.volumes import plain_images
 from fascicle.volumes.base import Array, VolumeError, VolumeSource, Zyx, need
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
@@ -34,19 +35,34 @@ class ImageStack(VolumeSource):
         self.chunk_zyx = (1, *first.shape)
 
     def read(self, start_zyx: Zyx, stop_zyx: Zyx) -> Array:
-        z0, y0, x0 = start_zyx
-        z1, y1, x1 = stop_zyx
-        out = np.empty((z1 - z0, y1 - y0, x1 - x0), self.dtype)
-        for z in range(z0, z1):
-            plane = _read_image(self.paths[z])
-            if plane.shape != self.shape_zyx[1:] or plane.dtype != self.dtype:
-                (h, w), (_, height, width) = plane.shape, self.shape_zyx
-                raise VolumeError(
-                    f"{self.paths[z]} is {w} x {h} {plane.dtype.name}, "
-                    f"but {self.paths[0].name} is {width} x {height} {self.dtype.name}"
-                )
-            out[z - z0] = plane[y0:y1, x0:x1]
+        z, y, x = (b - a for a, b in zip(start_zyx, stop_zyx, strict=True))
+        out = np.empty((z, y, x), self.dtype)
+        self.read_into(start_zyx, out)
         return out
+
+    def read_into(self, start_zyx: Zyx, out: Array) -> None:
+        z0, y0, x0 = start_zyx
+        depth, height, width = out.shape
+        whole = (height, width) == self.shape_zyx[1:] and out.dtype == self.dtype and out.strides[2] == out.itemsize
+        for z in range(depth):
+            path = self.paths[z0 + z]
+            if not whole:
+                out[z] = self._plane(path)[y0 : y0 + height, x0 : x0 + width]
+            elif not plain_images.read_into(path, out[z]):
+                out[z] = self._checked(path, _read_image(path))
+
+    def _plane(self, path: Path) -> Array:
+        plane: Array = np.empty(self.shape_zyx[1:], self.dtype)
+        return plane if plain_images.read_into(path, plane) else self._checked(path, _read_image(path))
+
+    def _checked(self, path: Path, plane: Array) -> Array:
+        if plane.shape != self.shape_zyx[1:] or plane.dtype != self.dtype:
+            (h, w), (_, height, width) = plane.shape, self.shape_zyx
+            raise VolumeError(
+                f"{path} is {w} x {h} {plane.dtype.name}, "
+                f"but {self.paths[0].name} is {width} x {height} {self.dtype.name}"
+            )
+        return plane
 
 
 def _read_image(path: Path) -> Array:
