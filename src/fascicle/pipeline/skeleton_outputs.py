@@ -75,7 +75,7 @@ def write_precomputed(
     many = len(bodies) >= MANY if sharded is None else sharded
     sharding = sharding_for_keys(max(2, len(bodies))) if many else None
     if sharding is None:
-        _put_all(target, ((str(body), gunzipped(value)) for body, value, _ in made.values.values()), advance)
+        put_all(target, ((str(body), gunzipped(value)) for body, value, _ in made.values.values()), advance)
         return 0
     files = ShardFiles(target, "", sharding, scratch)
     written = {name: kept for name, kept in journal.done.items() if name.endswith(".shard")}
@@ -85,7 +85,7 @@ def write_precomputed(
         journal.add(shard.name, written[shard.name])
         advance(shard.values)
     for name, (size, checksum, _) in written.items():
-        if _checksum_at(target, name, size, scratch) != checksum:
+        if checksum_at(target, name, size, scratch) != checksum:
             raise SkeletonError(f"{name} at {target.address} is not what was written; remove the journal to start over")
     return len(written)
 
@@ -98,7 +98,7 @@ def info_of(made: Made, sharded: bool) -> bytes:
 
 def write_swc(made: Made, target: Destination, advance: Advance) -> None:
     """`<body>.swc` for each."""
-    _put_all(target, ((f"{body}.swc", text) for body, text in made.texts()), advance, TEXT)
+    put_all(target, ((f"{body}.swc", text) for body, text in made.texts()), advance, TEXT)
 
 
 def write_archive(
@@ -119,7 +119,7 @@ def write_archive(
         file.flush()
         os.fsync(file.fileno())
     target.put_file(name, path, TAR)
-    if _checksum_at(target, name, path.stat().st_size, scratch) != checksum_of(path):
+    if checksum_at(target, name, path.stat().st_size, scratch) != checksum_of(path):
         raise SkeletonError(f"{name} at {target.address} is not what was written")
     path.unlink()
 
@@ -138,7 +138,7 @@ def write_keys(made: Made, connection: Connection, uuid: str, labels: str, advan
     return name
 
 
-def _put_all(
+def put_all(
     target: Destination, objects: Iterator[tuple[str, bytes]], advance: Advance, kind: str = "application/octet-stream"
 ) -> None:
     """Write objects and read each back."""
@@ -161,7 +161,7 @@ def _put_all(
         advance(len(batch))
 
 
-def _checksum_at(target: Destination, name: str, size: int, scratch: Path) -> str:
+def checksum_at(target: Destination, name: str, size: int, scratch: Path) -> str:
     """The checksum of an object that should have a size; empty if it has not."""
     measured = target.folder.measure(name)
     if measured is None or measured[0] != size:
