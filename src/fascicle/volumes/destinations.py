@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import io
 import os
-import secrets
 from abc import ABC, abstractmethod
+from hashlib import blake2b
 from pathlib import Path
 
 from fascicle.volumes.base import VolumeError
@@ -84,7 +84,7 @@ class FileDestination(Destination):
         target = self._path(name)
         temporary = self._temporary(target)
         try:
-            with path.open("rb") as source, temporary.open("xb", buffering=0) as file:
+            with path.open("rb") as source, temporary.open("wb", buffering=0) as file:
                 while piece := source.read(1 << 20):
                     view = memoryview(piece)
                     while len(view):
@@ -135,7 +135,9 @@ class FileDestination(Destination):
 
     @staticmethod
     def _temporary(target: Path) -> Path:
-        return target.with_name(f".{target.name[:80]}.{secrets.token_hex(4)}.part")
+        """Named so that what a killed job left there is replaced when the object is written again."""
+        name = target.name if len(target.name) < 200 else blake2b(target.name.encode(), digest_size=16).hexdigest()
+        return target.with_name(f".{name}.part")
 
 
 def open_destination(address: str, access: Access | None = None, *, durable: bool = True) -> Destination:
