@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from fascicle.client.jobs import convert as convert
     from fascicle.client.jobs import export as export
     from fascicle.client.jobs import fix_names as fix_names
     from fascicle.client.jobs import ingest as ingest
+    from fascicle.client.jobs import mirror as mirror
     from fascicle.client.jobs import shot as shot
+    from fascicle.client.jobs import skeletonize as skeletonize
     from fascicle.client.jobs import source as source
     from fascicle.client.jobs import view as view
     from fascicle.client.version import Version as Version
@@ -30,6 +33,9 @@ _LAZY = {
     "Version": ("fascicle.client.version", "Version"),
     "source": (_JOBS, "source"),
     "ingest": (_JOBS, "ingest"),
+    "convert": (_JOBS, "convert"),
+    "skeletonize": (_JOBS, "skeletonize"),
+    "mirror": (_JOBS, "mirror"),
     "export": (_JOBS, "export"),
     "view": (_JOBS, "view"),
     "shot": (_JOBS, "shot"),

@@ -11,7 +11,7 @@ right.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,17 @@ from fascicle.pipeline.sources import SourceSpec
 
 if TYPE_CHECKING:
     from fascicle.client.version import Version
+    from fascicle.pipeline.convert import ConvertResult
     from fascicle.pipeline.export import ExportResult
     from fascicle.pipeline.ingest import IngestSummary
+    from fascicle.pipeline.mirror import MirrorResult
     from fascicle.pipeline.object_names import FixedNames
     from fascicle.pipeline.shot import ShotResult
+    from fascicle.pipeline.skeletonize import SkeletonizeResult
     from fascicle.pipeline.view import ViewResult
 
-Source = str | SourceSpec | VolumeArray
+Source = str | Sequence[str] | SourceSpec | VolumeArray
+"""Several names are the image files of a stack."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -78,7 +82,16 @@ def spec_of(source: Source) -> SourceSpec:
         shown = isinstance(source, LabelArray) and source.shows_supervoxels
         spec = SourceSpec(version=source.uuid, instance=source.name, supervoxels=shown)
         return _at(source.place.address, spec)
-    return SourceSpec(address=str(source))
+    if isinstance(source, str):
+        return SourceSpec(address=source)
+    first, *more = [str(name) for name in source] or [""]
+    return SourceSpec(address=first, more=tuple(more))
+
+
+def _taken(options: dict[str, Any], kind: type[Any], **renamed: str) -> Any:
+    """An option class from those options that are its fields, which are taken out."""
+    names = {field.name: field.name for field in fields(kind)} | renamed
+    return kind(**{name: options.pop(given) for name, given in names.items() if given in options})
 
 
 def ingest(
@@ -123,6 +136,63 @@ def ingest(
         folder.mkdir(exist_ok=True)
         path = Path(journal) if journal else folder / journal_name(names, server, wanted)
         return run(connection, volume, wanted, path, progress)
+
+
+def convert(
+    source: Source, destination: str | Path, *, progress: Progress | None = None, **options: Any
+) -> ConvertResult:
+    """Write any volume as a static precomputed one, with all its scales, in bounded memory.
+
+    Options of `ConvertOptions` (`kind`, `source_scale`, `scaling`, `gzip`, `memory_bytes`, `workers`, `verify`,
+    `overwrite`, ...), of `Adaptation` (`axes`, `resolution_nm` and `offset_xyz` (x, y, z), `dtype`, `remap`), and of
+    `ScaleOptions` (`encoding`, `chunk`, `scales`, `sharded`, `quality`, ...), all side by side.
+
+    >>> fascicle.convert("slices/*.tif", "out", kind="segmentation", resolution_nm=(4, 4, 40)).chunks  # doctest: +SKIP
+    1873
+    """
+    from fascicle.pipeline.convert import ConvertOptions
+    from fascicle.pipeline.convert import convert as run
+    from fascicle.pipeline.scales import ScaleOptions
+    from fascicle.volumes.adapted import Adaptation
+
+    adaptation, scales = _taken(options, Adaptation), _taken(options, ScaleOptions)
+    wanted = ConvertOptions(adaptation=adaptation, scales=scales, **options)
+    return run(spec_of(source), str(destination), wanted, progress)
+
+
+def mirror(source: str, destination: str | Path, *, progress: Progress | None = None, **options: Any) -> MirrorResult:
+    """Copy a precomputed volume or a part of it, and what belongs to it, from an address to another one.
+
+    Options of `MirrorOptions`: `scales` (indices), `box` and `unit`, `meshes`, `skeletons`, `properties`, `bodies`,
+    `also`, `layout`, `gzip`, `workers`, `rate` (bytes per second), `verify`, `again`, `journal`.
+
+    >>> fascicle.mirror("gs://bucket/em", "ssd/em", scales=(2,)).size_bytes       # doctest: +SKIP
+    48103422
+    """
+    from fascicle.pipeline.mirror import MirrorOptions
+    from fascicle.pipeline.mirror import mirror as run
+
+    return run(str(source), str(destination), MirrorOptions(**options), progress)
+
+
+def skeletonize(
+    source: Source, destination: str | Path = "", *, progress: Progress | None = None, **options: Any
+) -> SkeletonizeResult:
+    """Make the skeletons of all bodies of a segmentation, or of some, joined across blocks.
+
+    Options of `SkeletonizeOptions`: `format` (`precomputed`, `swc`, `archive`), `keys`, `scale` (of the volume),
+    `bodies`, `since`, `sharded`, `in_nm`, `workers`, `memory_bytes`, ...; and how centrelines are found:
+    `scale_factor`, `constant_nm`, `dust` (voxels), `soma_nm`, `detail_nm`.
+
+    >>> fascicle.skeletonize("out", "out/skeletons", dust=500).skeletons       # doctest: +SKIP
+    214
+    """
+    from fascicle.pipeline.skeletonize import SkeletonizeOptions
+    from fascicle.pipeline.skeletonize import skeletonize as run
+    from fascicle.precomputed.centrelines import Teasar
+
+    parameters = _taken(options, Teasar, scale="scale_factor")
+    return run(spec_of(source), str(destination), SkeletonizeOptions(parameters=parameters, **options), progress)
 
 
 def export(
