@@ -290,27 +290,35 @@ def test_http(client: Client, sample: Sample) -> None:
     assert "immutable" not in opened.headers["cache-control"]
 
 
-def test_many(client: Client, sample: Sample) -> None:
+@pytest.mark.parametrize("both", [False, True])
+def test_many(client: Client, sample: Sample, both: bool) -> None:
     """More than are looked through for one cell: coarse levels are known from one look at all."""
     noise = np.random.default_rng(1)
     count = 24_000
     places = np.unique(noise.integers(0, 1000, (count, 3)), axis=0)
-    others = places + [0, 0, 2000]
+    others = places + np.array([0, 0, 2000])
     elements = [
         {"Pos": a, "Kind": "PreSyn", "Tags": [], "Prop": {}, "Rels": [{"Rel": "PreSynTo", "To": b}]}
         for a, b in zip(places.tolist(), others.tolist(), strict=True)
     ]
-    path = new_instance(client, f"{sample.root}:master", "annotation", "many")
+    pairs = len(elements)
+    if both:
+        elements += [
+            {"Pos": b, "Kind": "PostSyn", "Tags": [], "Prop": {}, "Rels": [{"Rel": "PostSynTo", "To": a}]}
+            for a, b in zip(places.tolist(), others.tolist(), strict=True)
+        ]
+    path = new_instance(client, f"{sample.root}:master", "annotation", f"many{both}")
     client.post(f"{path}/elements", elements).expect()
-    base = f"/precomputed/{sample.root}/master/many"
-    for form in ("", "/lines"):
+    base = f"/precomputed/{sample.root}/master/many{both}"
+    for form in ("/lines",) if both else ("", "/lines"):
         view = Reader(client, base + form)
         assert len(view.info.spatial) > 1
         found = [(cell, columns) for level, cell, columns in view.cells()]
         every = np.concatenate([columns.ids for _, columns in found])
-        assert len(np.unique(every)) == len(elements)
+        assert len(np.unique(every)) == (pairs if form else len(elements))
         first = found[0][1]
         assert 1500 < len(first) < 2500
         assert not isinstance(first.points, an.Lists)
-        assert np.abs(first.points[:, 0].mean(axis=0) - 500).max() < 40  # a fair sample, also of its first part
-        assert np.abs(first.points[:500, 0].mean(axis=0) - 500).max() < 60
+        middles = first.points[:, 0] % 2000
+        assert np.abs(middles.mean(axis=0) - 500).max() < 40  # a fair sample, also of its first part
+        assert np.abs(middles[:500].mean(axis=0) - 500).max() < 60

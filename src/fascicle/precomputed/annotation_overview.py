@@ -26,6 +26,7 @@ from fascicle.precomputed.synapse_columns import (
     in_parts,
     line_properties,
     lines,
+    lines_that_end,
     point_properties,
     user_of,
 )
@@ -137,6 +138,8 @@ class Survey:
     high: I64 | None
     """The corners of a box around all elements, the second one behind it; None if there are none."""
     users: frozenset[str]
+    both_ways: bool = False
+    """Whether lines seem to be known of on both ends."""
 
     @classmethod
     def of(cls, source: Source, as_lines: bool) -> Survey:
@@ -166,20 +169,21 @@ class Survey:
         if not blocks_found:
             return cls(np.empty((0, 3), np.int64), np.empty(0, np.int64), None, None, frozenset())
         blocks, counts = _summed(np.concatenate(blocks_found), np.concatenate(counts_found))
-        chosen = counts[:, int(np.argmax(counts.sum(axis=0)))]  # some data have relations on one side only
+        sums = counts.sum(axis=0)
+        chosen = counts[:, int(np.argmax(sums))]  # some data have relations on one side only
         there = chosen > 0
-        return cls(blocks[there], chosen[there], low, high, frozenset(users - {""}))
+        return cls(blocks[there], chosen[there], low, high, frozenset(users - {""}), bool(sums[0] == sums[-1]))
 
 
 _RELATIONS = (b'"Rel":"%b"' % PRE_TO.encode(), b'"Rel":"%b"' % POST_TO.encode())
 
 
 def _summed(blocks: I64, weights: I64) -> tuple[I64, I64]:
-    """Blocks i64[n, 3], each once, and the sums of their weights i64[n, k]."""
-    once, owners = np.unique(blocks, axis=0, return_inverse=True)
-    sums = np.zeros((len(once), weights.shape[1]), np.int64)
-    np.add.at(sums, owners.reshape(-1), weights)
-    return once, sums
+    """Blocks i64[n, 3], of which equal ones lie together, each once; and the sums of their weights i64[n, k]."""
+    new = np.ones(len(blocks), np.bool_)
+    new[1:] = (blocks[1:] != blocks[:-1]).any(axis=1)
+    begins = np.flatnonzero(new)
+    return blocks[begins], np.add.reduceat(weights, begins, axis=0)
 
 
 def _known_of_coarse(
@@ -196,12 +200,18 @@ def _known_of_coarse(
         return {}
     found: list[tuple[I64, I64, I64]] = []
     for rows in in_parts(source.view.scan_batches(ELEMENTS)):
+        first = second = xyz = positions_of([key for key, _ in rows])
+        ids = ids_of(xyz)
         if as_lines:
-            part = lines(source.elements, full_texts(source.view, [handle for _, handle in rows]), None, once=True)
-            ids, first, second = part.columns.ids, part.pre_xyz, part.post_xyz
-        else:
-            first = second = positions_of([key for key, _ in rows])
-            ids = ids_of(first)
+            texts = full_texts(source.view, [handle for _, handle in rows])
+            if survey.both_ways:
+                # Most elements end one line, the level of which can be told without reading them.
+                ending = np.array([text.count(_RELATIONS[1]) for text in texts])
+                wanted = (ending > 1) | ((ending == 1) & (levels.levels_of(priorities(ids)) < coarse))
+                ids, first, second = lines_that_end([texts[i] for i in np.flatnonzero(wanted).tolist()])
+            else:
+                part = lines(source.elements, texts, None, once=True)
+                ids, first, second = part.columns.ids, part.pre_xyz, part.post_xyz
         at = levels.levels_of(priorities(ids))
         kept = at < coarse
         found.append((at[kept], first[kept], second[kept]))

@@ -97,8 +97,10 @@ def in_cell(source: Source, overview: Overview, level: int, cell: Sequence[int],
         ends = [one[(_cells(grid, first) == place).all(axis=1) | (_cells(grid, second) == place).all(axis=1)]
                 for one in ((first, second) if as_lines else (first,))]  # fmt: skip
         found = _at(source, np.unique(np.concatenate(ends), axis=0), as_lines)
+    elif as_lines:
+        found = _lines_in_box(source, _box(grid, cell))
     else:
-        found = _in_box(source, _box(grid, cell), as_lines)
+        found = _points_in_box(source, _box(grid, cell), overview.plan.window(level))
     assert not isinstance(found.points, Lists)
     touches = np.zeros(len(found), np.bool_)
     for end in range(found.points.shape[1]):
@@ -121,16 +123,26 @@ def _box(grid: Grid, cell: Sequence[int]) -> reading.Box:
     return reading.Box((x0, y0, z0), (x1, y1, z1))
 
 
-def _in_box(source: Source, box: reading.Box, as_lines: bool) -> Columns:
+def _points_in_box(source: Source, box: reading.Box, window: tuple[int, int]) -> Columns:
+    """The elements in a box whose priorities are in a window: the others need not be read."""
     view, parts = source.view, []
+    low, high = np.array(window, np.uint64)
     for rows in in_parts(reading.rows_in_box(view, box, source.elements.block_size)):
-        handles = [handle for _, handle in rows]
-        texts = full_texts(view, handles)
-        if as_lines:
-            parts.append(lines(source.elements, texts, None).columns)
-        else:
-            parts.append(points(positions_of([key for key, _ in rows]), kinds_of(view, handles), texts, None))
-    return _together(parts, as_lines)
+        xyz = positions_of([key for key, _ in rows])
+        chance = priorities(ids_of(xyz))
+        mine = np.flatnonzero((chance >= low) & (chance <= high))
+        handles = [rows[i][1] for i in mine.tolist()]
+        parts.append(points(xyz[mine], kinds_of(view, handles), full_texts(view, handles), None))
+    return _together(parts, False)
+
+
+def _lines_in_box(source: Source, box: reading.Box) -> Columns:
+    """The lines of the elements in a box."""
+    parts = []
+    for rows in in_parts(reading.rows_in_box(source.view, box, source.elements.block_size)):
+        texts = full_texts(source.view, [handle for _, handle in rows])
+        parts.append(lines(source.elements, texts, None).columns)
+    return _together(parts, True)
 
 
 def _at(source: Source, xyz: I64, as_lines: bool, sides: Sequence[str] = BOTH) -> Columns:

@@ -275,6 +275,22 @@ def lines(
     return Lines(Columns(ids, middles, properties, related), pre, post)
 
 
+def lines_that_end(texts: Iterable[bytes]) -> tuple[U64, I64, I64]:
+    """(ids, first ends, second ends) of the lines that end at elements, given as whole JSON, as these know of them.
+
+    The same as `lines` gives with `sides=(POST_TO,)`, without what is known of the other end.
+    """
+    pairs = []
+    for text in texts:
+        one = _decode_related(text)
+        ends = sorted(one.ends(POST_TO), key=_order)
+        pairs += [(end, one.Pos, i == 0) for i, end in enumerate(ends)]
+    pre = np.array([pair[0] for pair in pairs], np.int64).reshape(-1, 3)
+    post = np.array([pair[1] for pair in pairs], np.int64).reshape(-1, 3)
+    first = np.array([pair[2] for pair in pairs], np.bool_)
+    return np.where(first, ids_of(post), _hash_of(pre, post)), pre, post
+
+
 def _order(place: Triple) -> tuple[int, int, int]:
     return place[2], place[1], place[0]
 
