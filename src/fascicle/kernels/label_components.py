@@ -31,6 +31,15 @@ def _root(parents, i):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
+def _unite(parents, values, a, b):  # type: ignore[no-untyped-def]
+    """Put two runs together if they have the same label; the first run of a piece stands for it."""
+    if values[a] == values[b]:
+        one, two = _root(parents, a), _root(parents, b)
+        if one != two:
+            parents[max(one, two)] = min(one, two)
+
+
+@njit(cache=True, nogil=True)
 def label_components(labels, wanted, fewest, open_faces, pieces):  # type: ignore[no-untyped-def]
     """Number the connected pieces of labels in `pieces` i32[z,y,x], from 1 in the order of their first voxels.
 
@@ -91,12 +100,10 @@ def label_components(labels, wanted, fewest, open_faces, pieces):  # type: ignor
                     elif stops[a] < starts[b]:
                         a += 1
                     else:
-                        if values[a] == values[b]:
-                            one, two = _root(parents, a), _root(parents, b)
-                            if one < two:
-                                parents[two] = one
-                            elif two < one:
-                                parents[one] = two
+                        _unite(parents, values, a, b)
+                        # runs that end together: the next one of each still touches this one of the other
+                        if stops[a] == stops[b] and a + 1 < a_end and starts[a + 1] == stops[b]:
+                            _unite(parents, values, a + 1, b)
                         if stops[a] < stops[b]:
                             a += 1
                         else:
