@@ -128,10 +128,10 @@ class FileDestination(Destination):
     def _created(path: Path) -> io.FileIO:
         """A new file, whose folder is made if it is not there, which is seldom."""
         try:
-            return io.FileIO(path, "x")
+            return io.FileIO(path, "w")
         except FileNotFoundError:
             path.parent.mkdir(parents=True, exist_ok=True)
-            return io.FileIO(path, "x")
+            return io.FileIO(path, "w")
 
     @staticmethod
     def _temporary(target: Path) -> Path:
