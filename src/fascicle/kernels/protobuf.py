@@ -1,4 +1,4 @@
-"""Reading and writing the large protobuf messages of label maps as flat columns.
+"""Reading and writing large protobuf messages, of label maps and key-values, as flat columns.
 
 `data` is u8; messages lie in data[at:end]. Any field order, packed and unpacked integers and unknown fields are
 understood; nothing outside of the range is read. Positions of -1 mean that a message is malformed.
@@ -421,3 +421,59 @@ def write_index(svs, blocks, counts, surface_blocks, surface_mutids):  # type: i
             out[at] = 16
             at = write_varint(out, at + 1, surface_mutids[surface])
     return out[:total]
+
+
+@njit(cache=True, nogil=True)
+def pairs(data, fill, out):  # type: ignore[no-untyped-def]
+    """Where keys and values of a message KeyValues lie, as out i64[n,4] (start and end of each) if `fill`.
+
+    Returns n, or -1 if a pair is anything but a key of 1 to 127 bytes and then, maybe, its value.
+    """
+    at = np.int64(0)
+    end = np.int64(data.size)
+    n = np.int64(0)
+    while at < end:
+        if data[at] != 0x0A:
+            return np.int64(-1)
+        start, stop = read_length(data, at + 1, end)
+        if start < 0 or start + 2 > stop or data[start] != 0x0A or data[start + 1] > 127 or data[start + 1] == 0:
+            return np.int64(-1)
+        key = start + 2
+        key_end = key + np.int64(data[start + 1])
+        value = stop
+        if key_end > stop:
+            return np.int64(-1)
+        if key_end < stop:
+            if data[key_end] != 0x12:
+                return np.int64(-1)
+            value, value_end = read_length(data, key_end + 1, stop)
+            if value < 0 or value_end != stop:
+                return np.int64(-1)
+        if fill:
+            out[n, 0] = key
+            out[n, 1] = key_end
+            out[n, 2] = value
+            out[n, 3] = stop
+        n += 1
+        at = stop
+    return n
+
+
+@njit(cache=True, nogil=True)
+def texts(data, fill, out):  # type: ignore[no-untyped-def]
+    """Where the texts of a message of fields 1 alone lie, as out i64[n,2] if `fill`; n, or -1 if it is another."""
+    at = np.int64(0)
+    end = np.int64(data.size)
+    n = np.int64(0)
+    while at < end:
+        if data[at] != 0x0A:
+            return np.int64(-1)
+        start, stop = read_length(data, at + 1, end)
+        if start < 0:
+            return np.int64(-1)
+        if fill:
+            out[n, 0] = start
+            out[n, 1] = stop
+        n += 1
+        at = stop
+    return n

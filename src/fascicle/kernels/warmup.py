@@ -83,12 +83,16 @@ def _streams() -> None:
 
 def _columns() -> None:
     from fascicle.formats import label_index, mapping_ops
-    from fascicle.kernels import body_rows, sorted_map
+    from fascicle.kernels import body_rows, protobuf, sorted_map
     from fascicle.kernels.arrays import frozen
 
     two = np.array([2, 1], np.uint64)
     index = label_index.LabelIndex(1, two, two, two.astype(np.uint32), two, two)
     label_index.decode_many(label_index.as_member(label_index.encode(index)))
+    message = np.frombuffer(b"\x0a\x03\x0a\x01k", np.uint8)
+    for fill in (False, True):
+        protobuf.pairs(message, fill, np.empty((1, 4), np.int64))
+        protobuf.texts(message, fill, np.empty((1, 2), np.int64))
     mapping_ops.decode(mapping_ops.encode([(1, 2, [3])]))
 
     keys, values = sorted_map.sort_unique_last(two, two)

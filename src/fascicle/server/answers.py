@@ -155,10 +155,13 @@ class Sending:
     async def answer(self, answer: Answer) -> None:
         """Send an answer whose body is there."""
         body: Any = answer.body
-        if not isinstance(body, (bytes, memoryview)):
+        if not isinstance(body, (bytes, memoryview)) and not (self._takes_parts and type(body) is list):
             body = b"".join(body)
         headers = self._headers(answer)
-        size = body.nbytes if type(body) is memoryview else len(body)
+        if type(body) is list:
+            size = sum(map(len, body))
+        else:
+            size = body.nbytes if type(body) is memoryview else len(body)
         if answer.status not in (204, 304):  # RFC 9110, 8.6
             headers.append((b"content-length", b"%d" % size))
         self.status = answer.status

@@ -416,7 +416,7 @@ class Application:
             pieces = iter(answer.body)
             first, more = await run(_gathered, pieces, FIRST_BYTES)
             if not more:
-                answer.body = first[0] if len(first) == 1 else b"".join(first)
+                answer.body = first[0] if len(first) == 1 else first
                 await sending.answer(answer)
                 return
             await sending.start(answer)

@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,9 @@ class ValueBatch:
 
 class ReadTransaction(ABC):
     """A snapshot of the store. Used by one thread at a time."""
+
+    writes: ClassVar[bool] = False
+    """Whether this is a `WriteTransaction`."""
 
     @property
     @abstractmethod
@@ -118,6 +121,8 @@ class ReadTransaction(ABC):
 
 class WriteTransaction(ReadTransaction):
     """A snapshot with changes that become visible to others together, or not at all. Reads see the changes."""
+
+    writes: ClassVar[bool] = True
 
     @abstractmethod
     def put(self, key: bytes, value: bytes | bytearray | memoryview) -> None:

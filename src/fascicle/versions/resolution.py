@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice
+from typing import cast
 
 from fascicle.errors import ConflictError
 from fascicle.store.base import INLINE, ReadTransaction, WriteTransaction, inline_value
@@ -232,8 +233,8 @@ class VersionedView:
 
     @property
     def _writer(self) -> WriteTransaction:
-        assert isinstance(self.txn, WriteTransaction), "a view over a read transaction cannot write"
-        return self.txn
+        assert self.txn.writes, "a view over a read transaction cannot write"
+        return cast("WriteTransaction", self.txn)  # asking for its class costs more than a put
 
     def put(self, key_class: int, type_key: bytes, value: bytes | bytearray | memoryview) -> None:
         """Store a value at this version."""

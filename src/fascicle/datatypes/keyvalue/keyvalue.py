@@ -258,9 +258,7 @@ def _put_key_values(call: Call) -> Commit:
             raise BadRequest("a key must not be empty")
 
     def apply(change: Change) -> None:
-        view = change.view
-        for key, value in pairs:
-            values.put(view, key, value)
+        values.put_many(change.view, pairs)
         change.record_all(
             {"Action": "postkv", "Key": text_keys.shown(key), "Bytes": len(value)} for key, value in pairs
         )

@@ -11,8 +11,14 @@ Wire format: https://protobuf.dev/programming-guides/encoding. Messages (proto3)
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
 
 from fascicle.errors import BadRequest
+
+FEW_BYTES = 4096
+"""Shorter messages are read without compiled loops."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -116,26 +122,24 @@ def decode_key_values(data: bytes) -> list[tuple[bytes, bytes]]:
 
 def _usual_key_values(data: bytes) -> list[tuple[bytes, bytes]] | None:
     """The pairs of KeyValues written as they usually are, a key of less than 128 bytes and then its value; or None."""
-    pairs = []
-    at, end = 0, len(data)
-    while at < end:
-        if data[at] != 0x0A:
-            return None
-        length, start = _read_varint(data, at + 1)
-        at = start + length
-        if at > end or start + 1 >= at or data[start] != 0x0A or data[start + 1] > 0x7F:
-            return None
-        key_end = start + 2 + data[start + 1]
-        if key_end == at:
-            value_start = at
-        elif key_end < at and data[key_end] == 0x12:
-            length, value_start = _read_varint(data, key_end + 1)
-            if value_start + length != at:
-                return None
-        else:
-            return None
-        pairs.append((data[start + 2 : key_end], data[value_start:at]))
-    return pairs
+    if len(data) < FEW_BYTES:
+        return None
+    from fascicle.kernels import protobuf
+
+    places = _places(protobuf.pairs, data, 4)
+    return None if places is None else [(data[key:end], data[value:stop]) for key, end, value, stop in places]
+
+
+def _places(walk: Any, data: bytes, columns: int) -> list[list[int]] | None:
+    """What a kernel tells of a message, in two passes; None if the message is not of its kind."""
+    view = np.frombuffer(data, np.uint8)
+    count = walk(view, False, np.empty((0, columns), np.int64))
+    if count < 0:
+        return None
+    out = np.empty((count, columns), np.int64)
+    walk(view, True, out)
+    listed: list[list[int]] = out.tolist()
+    return listed
 
 
 def decode_any_key_values(data: bytes) -> list[tuple[bytes, bytes]]:
@@ -155,6 +159,12 @@ def decode_any_key_values(data: bytes) -> list[tuple[bytes, bytes]]:
 
 def decode_keys(data: bytes) -> list[Ranged]:
     """What Keys asks for: first the keys, then the ranges. Raises BadRequest."""
+    if len(data) >= FEW_BYTES:
+        from fascicle.kernels import protobuf
+
+        places = _places(protobuf.texts, data, 2)
+        if places is not None:
+            return [(data[start:end], None, None) for start, end in places]
     keys: list[Ranged] = []
     ranges: list[Ranged] = []
     for number, message in _fields(data):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from fascicle.datatypes.keyvalue import text_keys
 from fascicle.datatypes.keyvalue.text_keys import VALUES
@@ -45,6 +45,12 @@ def exists(view: VersionedView, key: bytes) -> bool:
 def put(view: VersionedView, key: bytes, value: bytes) -> None:
     type_key = text_keys.type_key(key)
     view.put(VALUES, type_key, text_keys.wrapped(key, type_key, value))
+
+
+def put_many(view: VersionedView, pairs: Iterable[tuple[bytes, bytes]]) -> None:
+    """Store many values by key; of a key that comes twice the last one counts."""
+    type_key, wrapped = text_keys.type_key, text_keys.wrapped
+    view.put_many(VALUES, ((name := type_key(key), wrapped(key, name, value)) for key, value in pairs))
 
 
 def delete(view: VersionedView, key: bytes) -> None:
