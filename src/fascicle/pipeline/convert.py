@@ -48,7 +48,7 @@ Array = NDArray[Any]
 
 MEAN, LABELS, MAJORITY, THIN = "mean", "labels", "majority", "thin"
 SCALINGS = (MEAN, LABELS, MAJORITY, THIN)
-BRICK_BYTES = 32 << 20
+BRICK_BYTES = 16 << 20
 """Bricks are rows of chunks; longer ones are cut."""
 SAMPLED = 16
 """One chunk in so many is decoded at the end."""
@@ -187,7 +187,7 @@ def plan_levels(info: VolumeInfo, source_chunk_zyx: Triple, is_read_in_boxes: bo
         step = columns
         columns = step * max(1, min(-(-width // step), BRICK_BYTES // (row_bytes * step)))
         if columns >= width:
-            rows *= max(1, min(-(-height // rows), (BRICK_BYTES >> 4) // (row_bytes * width)))
+            rows *= max(1, min(-(-height // rows), (BRICK_BYTES >> 3) // (row_bytes * width)))
         levels.append(Level(index, scale, thickness, rows, columns, (fz, fy, fx)))
     return levels
 
@@ -195,19 +195,32 @@ def plan_levels(info: VolumeInfo, source_chunk_zyx: Triple, is_read_in_boxes: bo
 class _Scratch(threading.local):
     """Room that each thread keeps for what it encodes and reads."""
 
-    words: NDArray[np.uint32] = np.empty(0, np.uint32)
-    voxels: NDArray[np.uint8] = np.empty(0, np.uint8)
+    def __init__(self) -> None:
+        self._words = np.empty(0, np.uint32)
+        self._voxels = np.empty(0, np.uint8)
+        self._coarser = np.empty(0, np.uint8)
 
     def words_for(self, count: int) -> NDArray[np.uint32]:
-        if self.words.size < count:
-            self.words = np.empty(count, np.uint32)
-        return self.words
+        if self._words.size < count:
+            self._words = np.empty(count, np.uint32)
+        return self._words
 
     def voxels_for(self, shape: Triple, dtype: np.dtype[Any]) -> Array:
-        size = math.prod(shape) * dtype.itemsize
-        if self.voxels.size < size:
-            self.voxels = np.empty(size, np.uint8)
-        return self.voxels[:size].view(dtype).reshape(shape)
+        self._voxels = _grown(self._voxels, shape, dtype)
+        return _shaped(self._voxels, shape, dtype)
+
+    def coarser_for(self, shape: Triple, dtype: np.dtype[Any]) -> Array:
+        self._coarser = _grown(self._coarser, shape, dtype)
+        return _shaped(self._coarser, shape, dtype)
+
+
+def _grown(room: NDArray[np.uint8], shape: Triple, dtype: np.dtype[Any]) -> NDArray[np.uint8]:
+    size = math.prod(shape) * dtype.itemsize
+    return room if room.size >= size else np.empty(size, np.uint8)
+
+
+def _shaped(room: NDArray[np.uint8], shape: Triple, dtype: np.dtype[Any]) -> Array:
+    return room[: math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
 
 
 class _Conversion:
@@ -307,7 +320,8 @@ class _Conversion:
         self._pool.shutdown(cancel_futures=True)
         for writer in self._writers:
             writer.close()
-        self._layers.clear()
+        for layer in self._layers:
+            layer.close()
         if hasattr(self, "_records"):
             self._records.close()
         self._journal.close()
@@ -321,6 +335,8 @@ class _Conversion:
         self._progress("converting", 0, self._total)
         for layer in range(self.levels[0].layers):
             self._advance(0, layer)
+        for kept in self._layers:
+            kept.close()
         self._layers.clear()
         from fascicle.pipeline.convert_checks import check_written
 
@@ -352,23 +368,18 @@ class _Conversion:
         if self._in_boxes:
             sizes[0] = self._workers * self.levels[0].rows * self.levels[0].columns * shapes[0][0] * dtype.itemsize
         free = self._options.memory_bytes - resident_bytes() - self._workers * (8 << 20)
-        if self._in_boxes:
-            free -= sizes[0]
-        elif sizes[0] <= free:
-            free -= sizes[0]
-            self._layers.append(Layer(shapes[0], dtype))
-        else:
-            self._layers.append(Layer(shapes[0], dtype, self._folder / "layer-0"))
+        fits = sum(sizes[:2]) <= free
         if self._in_boxes:
             self._layers.append(Layer((0, 0, 0), dtype))
-        self._tight = sum(sizes[1:]) > free
+        else:
+            self._layers.append(Layer(shapes[0], dtype, None if fits else self._folder / "layer-0", mapped=False))
         for index in range(1, len(self.levels)):
-            self._layers.append(Layer(shapes[index], dtype, self._folder / f"layer-{index}"))
+            self._layers.append(Layer(shapes[index], dtype, self._folder / f"layer-{index}", mapped=fits))
 
     def _relieve(self) -> None:
-        if self._tight:
-            for layer in self._layers:
-                layer.release()
+        """Give back the memory of layers that files keep."""
+        for layer in self._layers:
+            layer.release()
 
     # -- steps
 
@@ -411,7 +422,7 @@ class _Conversion:
 
     def _read_layer(self, planes: range) -> None:
         """Fill the finest layer from the source, plane by plane."""
-        out = self._layers[0].voxels
+        target = self._layers[0]
         step = self._source.chunk_zyx[0]
         if not self._source.concurrent:
             # one thread reads; groups let memory go in between
@@ -424,9 +435,12 @@ class _Conversion:
             at = end
 
         def read(start: int, stop: int) -> None:
-            self._source.read_into((start, 0, 0), out[start - planes.start : stop - planes.start])
-            if self._tight:
-                self._layers[0].release()
+            if target.voxels is not None:
+                self._source.read_into((start, 0, 0), target.voxels[start - planes.start : stop - planes.start])
+            else:
+                voxels = self._scratch.voxels_for((stop - start, *target.shape_zyx[1:]), target.dtype)
+                self._source.read_into((start, 0, 0), voxels)
+                target.put((start - planes.start, 0, 0), voxels)
 
         if self._source.concurrent:
             self._each(read, groups)
@@ -438,35 +452,41 @@ class _Conversion:
         """Encode the chunks of a brick, and give the next scale its part."""
         y0, y1, x0, x1 = brick
         planes = level.planes(layer)
-        if level.index == 0 and self._in_boxes:
-            voxels = self._scratch.voxels_for((len(planes), y1 - y0, x1 - x0), self._source.dtype)
-            if self._source.concurrent:
+        shape = (len(planes), y1 - y0, x1 - x0)
+        kept = self._layers[level.index]
+        if kept.voxels is not None and not (level.index == 0 and self._in_boxes):
+            width, area = kept.shape_zyx[2], kept.shape_zyx[1] * kept.shape_zyx[2]
+            box = Box(kept.flat, y0 * width + x0, width, area, shape)
+        else:
+            voxels = self._scratch.voxels_for(shape, self._source.dtype)
+            if level.index > 0 or not self._in_boxes:
+                kept.get((0, y0, x0), voxels)
+            elif self._source.concurrent:
                 self._source.read_into((planes.start, y0, x0), voxels)
             else:
                 with self._reading:
                     self._source.read_into((planes.start, y0, x0), voxels)
-            flat = voxels.reshape(-1)
-            flat.flags.writeable = False
-            box = Box(flat, 0, x1 - x0, (y1 - y0) * (x1 - x0), (len(planes), y1 - y0, x1 - x0))
-        else:
-            kept = self._layers[level.index]
-            width, area = kept.voxels.shape[2], kept.voxels.shape[1] * kept.voxels.shape[2]
-            box = Box(kept.flat, y0 * width + x0, width, area, (len(planes), y1 - y0, x1 - x0))
+            box = Box.whole(voxels)
         if level.index + 1 < len(self.levels):
             self._coarsen(level, planes.start, y0, x0, box)
         rows = list(self._encode(level, (planes.start, y0, x0), box))
         with self._noting:
             self._journal.add(_brick(level.index, layer, number), self._records.add(rows))
             self._count(math.prod(box.shape_zyx))
-        self._relieve()
 
     def _coarsen(self, level: Level, z: int, y: int, x: int, box: Box) -> None:
-        coarser, target = self.levels[level.index + 1], self._layers[level.index + 1].voxels
-        fz, fy, fx = level.halved
-        z0, y0, x0 = z // fz % coarser.thickness, y // fy, x // fx
-        height, width = target.shape[1:]
-        place = (target.reshape(-1), (z0 * height + y0) * width + x0, width, height * width)
-        coarsen(box, (fz, fy, fx), self._scaling, *place)
+        thickness, target = self.levels[level.index + 1].thickness, self._layers[level.index + 1]
+        start = tuple(at // f for at, f in zip((z, y, x), level.halved, strict=True))
+        z0, y0, x0 = start[0] % thickness, start[1], start[2]
+        if target.voxels is not None:
+            height, width = target.shape_zyx[1:]
+            place = (z0 * height + y0) * width + x0
+            coarsen(box, level.halved, self._scaling, target.voxels.reshape(-1), place, width, height * width)
+        else:
+            shape = tuple(-(-n // f) for n, f in zip(box.shape_zyx, level.halved, strict=True))
+            voxels = self._scratch.coarser_for((shape[0], shape[1], shape[2]), target.dtype)
+            coarsen(box, level.halved, self._scaling, voxels.reshape(-1), 0, shape[2], shape[1] * shape[2])
+            target.put((z0, y0, x0), voxels)
 
     def _encode(self, level: Level, corner: Triple, box: Box) -> list[tuple[Any, ...]]:
         """Encode and write the chunks of a box; their records."""
@@ -573,6 +593,14 @@ class Box:
     row: int
     plane: int
     shape_zyx: Triple
+
+    @classmethod
+    def whole(cls, voxels: Array) -> Box:
+        """All of a contiguous array [z, y, x]."""
+        nz, ny, nx = voxels.shape
+        flat = voxels.reshape(-1).view()
+        flat.flags.writeable = False
+        return cls(flat, 0, nx, ny * nx, (nz, ny, nx))
 
     @property
     def arguments(self) -> tuple[Array, int, int, int, int, int, int]:

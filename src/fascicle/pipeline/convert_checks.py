@@ -178,10 +178,7 @@ def _coarser(
     low = [a * f for a, f in zip(start, level.halved, strict=True)]
     high = [min(b * f, n) for b, f, n in zip(stop, level.halved, level.shape_zyx, strict=True)]
     finer = np.ascontiguousarray(scale.read((low[0], low[1], low[2]), (high[0], high[1], high[2])))
-    nz, ny, nx = finer.shape
-    flat = finer.reshape(-1)
-    flat.flags.writeable = False
     dz, dy, dx = (b - a for a, b in zip(start, stop, strict=True))
     out = np.empty((dz, dy, dx), finer.dtype)
-    coarsen(Box(flat, 0, nx, ny * nx, (nz, ny, nx)), level.halved, scaling, out.reshape(-1), 0, dx, dy * dx)
+    coarsen(Box.whole(finer), level.halved, scaling, out.reshape(-1), 0, dx, dy * dx)
     return out

@@ -29,10 +29,13 @@ class ImageStack(VolumeSource):
             raise VolumeError("an image stack needs at least one file")
         self.paths = sorted(paths, key=natural_order)
         self.name = name or f"{self.paths[0]} and {len(self.paths) - 1} more"
-        first = _read_image(self.paths[0])
-        self.dtype = first.dtype
-        self.shape_zyx = (len(self.paths), *first.shape)
-        self.chunk_zyx = (1, *first.shape)
+        plain = plain_images.described(self.paths[0])
+        if plain is None:
+            first = _read_image(self.paths[0])
+            plain = (first.shape[0], first.shape[1]), first.dtype
+        (height, width), self.dtype = plain
+        self.shape_zyx = (len(self.paths), height, width)
+        self.chunk_zyx = (1, height, width)
 
     def read(self, start_zyx: Zyx, stop_zyx: Zyx) -> Array:
         z, y, x = (b - a for a, b in zip(start_zyx, stop_zyx, strict=True))

@@ -47,6 +47,24 @@ def read_into(path: Path, out: Array) -> bool:
     return False
 
 
+def described(path: Path) -> tuple[tuple[int, int], np.dtype[Any]] | None:
+    """Height, width and type of a slice that `read_into` can read; None if it is of another kind."""
+    try:
+        data = path.read_bytes()
+        if data[:4] in (b"II*\0", b"MM\0*"):
+            order = "<" if data[:2] == b"II" else ">"
+            tags, _ = _directory(data, struct.unpack_from(f"{order}I", data, 4)[0], order)
+            bits, kind = tags[_BITS][0], _KINDS[tags.get(_FORMAT, (1,))[0]]
+            shape, dtype = (tags[_HEIGHT][0], tags[_WIDTH][0]), np.dtype(f"{kind}{bits // 8}")
+        elif data[:8] == _PNG:
+            shape, dtype = struct.unpack_from(">II", data, 16)[::-1], np.dtype(f"u{data[24] // 8}")
+        else:
+            return None
+        return (shape, dtype) if read_into(path, np.empty(shape, dtype)) else None
+    except (OSError, struct.error, ValueError, IndexError, KeyError, TypeError, MemoryError):
+        return None
+
+
 # -- TIFF
 
 
