@@ -22,6 +22,7 @@ _COMMANDS = {
     "host": ("fascicle.cli.host", "host", "Serve a folder to viewers; settings of other servers."),
     "view": ("fascicle.cli.view", "view", "Print or open a link to the viewer."),
     "shot": ("fascicle.cli.shot", "shot", "Write a picture of a section, or of bodies in 3-D."),
+    "mesh": ("fascicle.cli.mesh", "mesh", "Make meshes of the bodies of a segmentation."),
     "skeletonize": ("fascicle.cli.skeletonize", "skeletonize", "Make skeletons of the bodies of a segmentation."),
     "repo": ("fascicle.cli.repo", "repo", "Make, list and show repos of a store."),
     "backup": ("fascicle.cli.backup", "backup", "Copy a store, also while it is in use."),

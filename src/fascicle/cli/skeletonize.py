@@ -79,7 +79,7 @@ def skeletonize(places: tuple[str, ...], **rest: Any) -> None:
         parameters=parameters,
         keys=keys,
         in_nm=units == "nm",
-        bodies=_bodies(rest.pop("bodies")),
+        bodies=body_list(rest.pop("bodies")),
         neurons=tuple(swc.read_table(table.read_bytes())) if table else (),
         workers=rest.pop("workers") or 0,
         memory_bytes=rest.pop("memory"),
@@ -98,7 +98,7 @@ def skeletonize(places: tuple[str, ...], **rest: Any) -> None:
     )
 
 
-def _bodies(text: str) -> tuple[int, ...]:
+def body_list(text: str) -> tuple[int, ...]:
     """Numbers with commas between, or those in the lines of a file."""
     if not text:
         return ()

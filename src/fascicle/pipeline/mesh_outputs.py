@@ -152,7 +152,9 @@ def blob_form(connection: Connection, uuid: str, name: str) -> str:
     return extension
 
 
-def write_blobs(values: ScatteredShards, connection: Connection, uuid: str, name: str, form: str, advance: Advance) -> None:
+def write_blobs(
+    values: ScatteredShards, connection: Connection, uuid: str, name: str, form: str, advance: Advance
+) -> None:
     """`<supervoxel>.<extension>` in an instance of tarsupervoxels, in archives of bounded size."""
     path = f"/api/node/{uuid}/{quote(name)}/load"
 

@@ -135,7 +135,9 @@ def do_bodies(place: Workplace, argument: Any) -> list[int]:
     files = [read_block(block_file(setting.folder, number)) for number in blocks]
     bodies = np.unique(np.concatenate([file.between(first, last) for file in files]))
     spools = [
-        (kind, SpoolWriter(spool_file(setting.folder, kind, first))) for kind in (setting.form, setting.blobs) if kind
+        (kind, SpoolWriter(spool_file(setting.folder, kind, first)))
+        for kind in dict.fromkeys((setting.form, setting.blobs))
+        if kind
     ]
     made = [0, 0, 0]
     offset = place.volume.offset_xyz

@@ -225,3 +225,9 @@ def _edge(mesh: Mesh) -> float:
 def encode_legacy(mesh: Mesh) -> bytes:
     """A mesh of one resolution, in one fragment: also the value of an `.ngmesh` key."""
     return legacy_mesh.encode(*mesh)
+
+
+def usual_error(resolution_nm: Sequence[float]) -> float:
+    """An error in nm that suits voxels: what is less than two of them cannot be seen as a shape."""
+    x, y, z = resolution_nm
+    return max(2 * (x * y * z) ** (1 / 3), x, y, z)
