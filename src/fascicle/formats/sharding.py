@@ -20,10 +20,11 @@ from typing import Any, BinaryIO, Literal
 
 import msgspec
 import numpy as np
-from isal import igzip, isal_zlib
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 from fascicle.errors import BadRequest
+from fascicle.formats.gzip_stream import gzipped
 from fascicle.kernels.arrays import Buffer
 
 Keys = NDArray[np.uint64]
@@ -150,7 +151,7 @@ class MinishardIndex:
 
 def packed(data: Buffer, encoding: Encoding) -> bytes:
     """A value or an index as it is stored. Equal input gives equal output."""
-    return bytes(data) if encoding == "raw" else igzip.compress(data, 2, mtime=0)
+    return bytes(data) if encoding == "raw" else gzipped(data)
 
 
 def unpacked(data: Buffer, encoding: Encoding, most_bytes: int) -> bytes:

@@ -14,7 +14,7 @@ from fascicle.datatypes.image.block_cache import cache_of
 from fascicle.datatypes.image.settings import VOXEL_TYPES
 from fascicle.datatypes.voxel_requests import VolumeRequest
 from fascicle.errors import BadRequest, NotFound
-from fascicle.formats import volume_chunks
+from fascicle.formats import gzip_stream, volume_chunks
 from fascicle.formats.precomputed_info import Scale, VolumeInfo
 from fascicle.pipeline.sources import OpenNode, SourceSpec
 from fascicle.precomputed import addresses
@@ -139,9 +139,7 @@ class Chunks(ABC):
             voxels = np.zeros(shape if channels == 1 else (*shape, channels), self.info.dtype)
             known = encoded(voxels, scale.encoding)
             if gzipped:
-                from isal import igzip
-
-                known = igzip.compress(known, 1, mtime=0)
+                known = gzip_stream.gzipped(known, 1)
             self._zeros[shape, gzipped] = known
         return known
 
@@ -218,9 +216,7 @@ class ServedChunks(Chunks):
         data = self._folder.get(f"{scale.key}/{scale.chunk_name(start, stop)}")
         if data is None or not gzipped:
             return data
-        from isal import igzip
-
-        return igzip.compress(data, 1, mtime=0)
+        return gzip_stream.gzipped(data, 1)
 
     def close(self) -> None:
         """Nothing is open."""

@@ -16,9 +16,9 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from isal import igzip
 
 from fascicle.formats import volume_chunks
+from fascicle.formats.gzip_stream import gzipped
 from fascicle.formats.precomputed_info import Scale, VolumeInfo
 from fascicle.formats.sharding import SHARD_VOXELS, morton_cells, sharding_for_volume
 from fascicle.pipeline.export_version import Cell, Chunks, ServedChunks, VersionChunks
@@ -259,7 +259,7 @@ def _put(place: Workplace, name: str, data: bytes | None) -> Callable[[], None]:
         if data is None:
             place.destination.delete(name)
         elif place.setting.gzip:
-            place.destination.put(name, igzip.compress(data, 1, mtime=0), encoding=GZIP)
+            place.destination.put(name, gzipped(data, 1), encoding=GZIP)
         else:
             place.destination.put(name, data)
 

@@ -21,9 +21,10 @@ from fascicle.errors import BadRequest
 from fascicle.formats.annotation_info import AnnotationsInfo, Index, Level
 from fascicle.formats.annotation_info import decode as decode_annotations
 from fascicle.formats.annotations import decode_single
+from fascicle.formats.gzip_stream import gzipped
 from fascicle.formats.sharding import Sharding, morton_code, read_sharding
 from fascicle.pipeline.mirror_scales import check_shard
-from fascicle.pipeline.mirror_transfer import Digest, Done, Step, Transfer, gzipped
+from fascicle.pipeline.mirror_transfer import Digest, Done, Step, Transfer
 from fascicle.volumes.base import VolumeError
 from fascicle.volumes.objects import ObjectFolder
 from fascicle.volumes.shards import ShardReader

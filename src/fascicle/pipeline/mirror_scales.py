@@ -441,7 +441,7 @@ def morton_cells(codes: NDArray[np.uint64], grid: Sequence[int]) -> NDArray[np.i
 
 
 def _triples(cells: NDArray[np.int64]) -> Iterator[Triple]:
-    yield from map(tuple, cells.tolist())  # type: ignore[arg-type]
+    yield from map(tuple, cells.tolist())
 
 
 def described(info: VolumeInfo, plans: Sequence[ScalePlan], links: dict[str, str]) -> VolumeInfo:

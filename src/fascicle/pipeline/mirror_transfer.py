@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from fascicle.errors import FascicleError
+from fascicle.formats.gzip_stream import gzipped
 from fascicle.pipeline.journal import Journal
 from fascicle.pipeline.tasks import Progress
 from fascicle.volumes.base import VolumeError
@@ -381,12 +382,3 @@ def _nothing(objects: int) -> Done:
     for _ in range(objects):
         digest.begin(None)
     return digest.done()
-
-
-def gzipped(data: bytes) -> bytes:
-    """As an object of Content-Encoding gzip; equal input gives equal output."""
-    from isal import igzip
-
-    packed: bytes = igzip.compress(data, 2, mtime=0)
-    return packed
-

@@ -6,7 +6,6 @@ A chunk that is one block is made from the block's own tables without expanding 
 from __future__ import annotations
 
 import numpy as np
-from isal import igzip
 from numpy.typing import NDArray
 
 from fascicle.datatypes.image.block_cache import cache_of
@@ -17,6 +16,7 @@ from fascicle.datatypes.labelmap.slabs import slabs
 from fascicle.datatypes.labelmap.voxels import segmentation_of_block
 from fascicle.datatypes.voxel_requests import VolumeRequest
 from fascicle.errors import BadRequest, NotFound
+from fascicle.formats import gzip_stream
 from fascicle.formats.precomputed_info import VolumeInfo
 from fascicle.formats.volume_chunks import SEGMENTATION
 from fascicle.precomputed.builders import Snapshot, encoded, fills_block, make_scale, resolution_nm
@@ -65,7 +65,7 @@ def chunk(
     if not any(len(codes) for codes, _ in blocks.scan_box(view, scale, *box.blocks((x, y, z)))):
         return None
     found = encoded(voxels(snapshot, instance, scale, box, supervoxels), encoding)
-    return igzip.compress(found, 1, mtime=0) if gzipped else found
+    return gzip_stream.gzipped(found, 1) if gzipped else found
 
 
 def voxels(

@@ -9,12 +9,12 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from isal import igzip
 from numpy.typing import NDArray
 
 from fascicle.datatypes.image.settings import VOXEL_TYPES
 from fascicle.datatypes.voxel_requests import VolumeRequest
 from fascicle.errors import BadRequest, NotFound
+from fascicle.formats import gzip_stream
 from fascicle.formats.precomputed_info import Scale, VolumeInfo
 from fascicle.precomputed import image_chunks, label_chunks
 from fascicle.precomputed.builders import Form, Snapshot
@@ -65,7 +65,7 @@ class Volume:
         if self.info.type == "segmentation":
             return label_chunks.chunk(snapshot, instance, encoding, level, box, self.form.supervoxels, gzipped)
         found = image_chunks.chunk(snapshot, instance, encoding, box)
-        return igzip.compress(found, 1, mtime=0) if gzipped and found is not None else found
+        return gzip_stream.gzipped(found, 1) if gzipped and found is not None else found
 
     def voxels(self, snapshot: Snapshot, level: int, box: VolumeRequest) -> NDArray[Any]:
         """The voxels [z, y, x] (or [z, y, x, channel]) of any box of a scale; what is not stored is background."""

@@ -32,7 +32,7 @@ from fascicle.datatypes.voxel_requests import (
     parse_volume,
 )
 from fascicle.errors import BadRequest
-from fascicle.formats import compressed_segmentation, label_block, lz4_block, pseudocolor
+from fascicle.formats import compressed_segmentation, gzip_stream, label_block, lz4_block, pseudocolor
 from fascicle.formats.block_code import LIMIT, block_codes, block_xyz
 from fascicle.formats.label_block import LabelBlock
 from fascicle.versions.resolution import VersionedView
@@ -224,7 +224,7 @@ def segmentation_of_block(
     if answer is None:
         answer = compressed_segmentation.from_label_block(block)
         if gzipped:
-            answer = igzip.compress(answer, 1, mtime=0)  # the same bytes at any time
+            answer = gzip_stream.gzipped(answer, 1)  # the same bytes at any time
         cache.put(key, answer, len(answer) + 8 * len(block.table) + 300)
     return answer
 
