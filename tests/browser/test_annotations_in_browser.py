@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from chromium import Chromium, program
 from panels import PIXELS_PER_VOXEL, show, voxels_seen
 
 from fascicle.pipeline.demo_repo import Server, link
-from fascicle.pipeline.demo_view import demo_state, read_notes, read_synapses
+from fascicle.pipeline.demo_view import demo_state, read_notes
 from fascicle.pipeline.sample_annotations import region_labels
 from sample_repo import SampleRepo
 from serving import TOKEN
@@ -21,6 +22,14 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(program() is None, reason="no Chromium: install one or set FASCICLE_CHROMIUM"),
 ]
+_NAMES = """(() => {
+  const layer = viewer.layerManager.managedLayers.find((one) => one.name === "segmentation").layer;
+  const known = layer.displayState.segmentationGroupState.value.segmentPropertyMap.value.segmentPropertyMap;
+  const { ids, properties } = known.inlineProperties;
+  const labels = properties.find((one) => one.type === "label").values;
+  return JSON.stringify(Object.fromEntries(Array.from(ids, (id, i) => [String(id), labels[i]])));
+})()"""
+"""What the viewer knows of bodies by name."""
 _SECTION = {"showAxisLines": False, "showScaleBar": False, "showDefaultAnnotations": False, "layout": "xy"}
 
 
@@ -36,8 +45,7 @@ def state(sample_repo: SampleRepo) -> dict[str, Any]:
     connection = Server(sample_repo.url, TOKEN)
     repo = connection.json("GET", f"/api/repo/{sample_repo.root}/info")
     bodies = [int(body) for body in np.unique(sample_repo.bodies_zyx) if body]
-    synapses = read_synapses(connection, sample_repo.root)
-    return demo_state(sample_repo.url, repo, bodies, synapses, read_notes(connection, sample_repo.root))
+    return demo_state(sample_repo.url, repo, bodies, read_notes(connection, sample_repo.root))
 
 
 def _only(state: dict[str, Any], name: str, position_xyz: tuple[int, int, int], **changes: Any) -> dict[str, Any]:
@@ -119,3 +127,10 @@ def test_the_demos_link_opens_with_everything(browser: Chromium, sample_repo: Sa
     names = browser.evaluate("window.viewer.layerManager.managedLayers.map((layer) => layer.name).join()")
     assert names == "grayscale,segmentation,regions,synapses,bookmarks,to do"
     assert [(found, status) for found, status in browser.requests.values() if status >= 400] == []
+    known = json.loads(browser.evaluate(_NAMES))
+    assert len(known) == len(sample_repo.notes.neurons)
+    for neuron in sample_repo.notes.neurons:
+        assert known[str(neuron["bodyid"])] == (neuron.get("instance") or neuron.get("type") or "")
+    paths = " ".join(found for found, _ in browser.requests.values())
+    for part in ("segmentation/properties", "synapses/lines", "segmentation/skeletons"):
+        assert f"{part}/info" in paths

@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from fascicle.pipeline.demo_repo import Server, load, mapping_message
 from fascicle.pipeline.demo_tables import tables_in
-from fascicle.pipeline.demo_view import demo_state, read_synapses
+from fascicle.pipeline.demo_view import demo_state
 from serving import TOKEN, RunningServer
 
 
@@ -80,7 +80,7 @@ def _repo(**instances: object) -> dict[str, object]:
 def test_view_follows_the_master_branch_and_shows_the_middle() -> None:
     state = demo_state("http://127.0.0.1:8000", _repo())
     assert [layer["source"] for layer in state["layers"]] == [
-        "dvid://http://127.0.0.1:8000/3f2a3f2a:master/segmentation"
+        "precomputed://http://127.0.0.1:8000/precomputed/3f2a3f2a/master/segmentation"
     ]
     assert state["position"] == [125.5, 125.5, 50.5]
     assert state["dimensions"]["z"][0] == 4e-8
@@ -91,24 +91,20 @@ def test_view_shows_regions_only_if_there_are_any() -> None:
     assert [layer["name"] for layer in demo_state("http://h", empty)["layers"]] == ["segmentation"]
     full = _repo(segmentation_roi_voxels=_info(MinPoint=[0, 0, 0]), EB={"Base": {"TypeName": "roi"}, "Extended": {}})
     regions = demo_state("http://h", full)["layers"][1]
-    assert regions["source"] == "dvid://http://h/3f2a3f2a:master/segmentation_roi_voxels"
+    assert regions["source"]["url"] == "precomputed://http://h/precomputed/3f2a3f2a/master/segmentation_roi_voxels"
     assert regions["segments"] == ["1"]
 
 
 def test_view_has_the_synapses_of_selected_bodies() -> None:
-    pre = {"Pos": [1, 2, 3], "Prop": {"conf": "0.9"}}
-    post = {"Pos": [4, 5, 6], "Prop": {"conf": "0.75"}}
     todo = {"Pos": [7, 8, 9], "Prop": {"action": "to split", "comment": "here"}}
-    state = demo_state("http://h", _repo(), [11], [(pre, post, 11, 1 << 60)], {"to do": [todo]})
-    synapses, notes = state["layers"][1:]
-    (line,) = synapses["annotations"]
-    assert (line["pointA"], line["pointB"]) == ([1.5, 2.5, 3.5], [4.5, 5.5, 6.5])
-    assert line["segments"] == [["11"], [str(1 << 60)]]
-    assert line["props"] == [0.75]
-    assert synapses["linkedSegmentationLayer"] == {"presynaptic": "segmentation", "postsynaptic": "segmentation"}
-    assert synapses["source"]["transform"]["outputDimensions"] == state["dimensions"]
+    synapses = {"Base": {"TypeName": "annotation"}, "Extended": {}}
+    state = demo_state("http://h", _repo(synapses=synapses), [11], {"to do": [todo]})
+    lines, notes = state["layers"][1:]
+    assert lines["source"] == "precomputed://http://h/precomputed/3f2a3f2a/master/synapses/lines"
+    assert lines["linkedSegmentationLayer"] == {"presynaptic": "segmentation", "postsynaptic": "segmentation"}
     assert notes["annotations"][0]["point"] == [7.5, 8.5, 9.5]
     assert notes["annotations"][0]["description"] == "to split: here"
+    assert notes["source"]["transform"]["outputDimensions"] == state["dimensions"]
 
 
 def test_real_data_bring_their_own_tables_and_nothing_is_made_up(tmp_path: Path, server: RunningServer) -> None:
@@ -121,9 +117,9 @@ def test_real_data_bring_their_own_tables_and_nothing_is_made_up(tmp_path: Path,
     connection = Server(server.url, TOKEN)
     with Progress(disable=True) as progress:
         repo = load(connection, folder.name, folder, progress)
-    ((pre, post, *bodies),) = read_synapses(connection, f"{repo['Root']}:master")
-    assert (pre["Pos"], post["Pos"], bodies) == ([1, 2, 3], [60, 61, 62], [1, 3])
     node = f"/api/node/{repo['Root']}"
+    (density,) = connection.json("GET", f"{node}/synapses/elements/4_4_4/58_59_60")
+    assert density["Rels"] == [{"Rel": "PostSynTo", "To": [1, 2, 3]}]
     assert connection.json("GET", f"{node}/a'L(R)/roi") == [[0, 0, 0, 1]]
     assert connection.json("GET", f"{node}/segmentation_annotations/keys") == []
     assert connection.json("GET", f"{node}/segmentation_todo/all-elements") == {}

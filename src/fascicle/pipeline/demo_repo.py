@@ -182,8 +182,7 @@ def link(server: Server, repo: dict[str, Any]) -> str:
     """The link to the viewer on the newest version of the repo's master branch, with its large bodies selected."""
     version = f"{repo['Root']}:master"
     segments = largest_bodies(server, repo["Root"])
-    synapses = demo_view.read_synapses(server, version)
-    state = demo_view.demo_state(server.base_url, repo, segments, synapses, demo_view.read_notes(server, version))
+    state = demo_view.demo_state(server.base_url, repo, segments, demo_view.read_notes(server, version))
     return demo_view.publish(server, server.base_url, repo["Root"], "demo", state)
 
 

@@ -1,8 +1,8 @@
 """What the demo's link shows: a state of the viewer with images, bodies, regions and synapses, kept in the repo.
 
-Neuroglancer shows images and label maps of a DVID server, but no annotations; so the synapses and notes of the version
-are put into the state itself, as local annotations (https://neuroglancer-docs.web.app, "Annotation layer"), each time
-that the demo starts. The state is too long for a link and is stored as a key-value, which the link names.
+All of it is read from the precomputed views of the newest version: images and bodies with their meshes, skeletons and
+names, regions, and synapses as lines. Only bookmarks and places to work on are put into the state itself, as local
+annotations, since precomputed ones have no words. The state is stored as a key-value, which the link names.
 """
 
 from __future__ import annotations
@@ -16,21 +16,19 @@ from fascicle.server.viewer import PAGE_PATH, viewer_state
 STATES = "viewer_states"
 GRAYSCALE = "grayscale"
 SEGMENTATION = "segmentation"
+SYNAPSES = "synapses"
 ROI_LABELS = "segmentation_roi_voxels"
 _TILT = [0.34, -0.36, 0.12, 0.86]
 _PALE = ("#ffd9a0", "#a0d8ff", "#ffa0c8", "#b8ffb0", "#e0b0ff", "#fff0a0")
 _LINE_SHADER = """#uicontrol float confidence slider(min=0, max=1, default=0)
 void main() {
-  if (prop_conf() < confidence) discard;
+  if (prop_post_confidence() < confidence) discard;
   setColor(vec4(1.0, 0.85, 0.1, 0.9));
   setEndpointMarkerColor(vec3(1.0, 0.85, 0.1), vec3(0.2, 0.9, 1.0));
   setEndpointMarkerSize(7.0, 4.0);
   setEndpointMarkerBorderWidth(0.0, 0.0);
 }
 """
-_MOST_LINES = 20_000
-"""A state with more annotations takes a browser too long."""
-
 Element = dict[str, Any]
 
 
@@ -45,13 +43,11 @@ def demo_state(
     base_url: str,
     repo: dict[str, Any],
     segments: Sequence[int] = (),
-    synapses: Sequence[tuple[Element, Element, int, int]] = (),
     notes: Mapping[str, Iterable[Element]] | None = None,
 ) -> dict[str, Any]:
     """The viewer on the newest version of the repo's master branch, at the middle of the data, with bodies selected.
 
-    `repo` is the repo's info; `synapses` are (T-bar, density, body of each); `notes` are elements by the name of their
-    layer.
+    `repo` is the repo's info; `notes` are elements by the name of their layer.
     """
     instances = repo["DataInstances"]
     extended = instances[SEGMENTATION]["Extended"]
@@ -75,13 +71,20 @@ def demo_state(
         showSlices=False,
         showDefaultAnnotations=False,
     )
+    views = f"precomputed://{base_url.rstrip('/')}/precomputed/{repo['Root'][:8]}/master"
+    for layer in state["layers"]:
+        layer["source"] = f"{views}/{layer['name']}"
     if _has_voxels(instances, ROI_LABELS):
         count = sum(one["Base"]["TypeName"] == "roi" for one in instances.values())
         state["layers"].append(
             {
                 "type": "segmentation",
                 "name": "regions",
-                "source": f"dvid://{base_url.rstrip('/')}/{version}/{ROI_LABELS}",
+                "source": {  # whoever asks for it gets skeletons of regions, too
+                    "url": f"{views}/{ROI_LABELS}",
+                    "subsources": {"default": True, "mesh": True},
+                    "enableDefaultSubsources": False,
+                },
                 "segments": [str(label) for label in range(1, count + 1)],
                 "selectedAlpha": 0.12,
                 "notSelectedAlpha": 0,
@@ -91,8 +94,8 @@ def demo_state(
                 "pick": False,
             }
         )
-    if synapses:
-        state["layers"].append(_synapse_layer(synapses, state["dimensions"]))
+    if SYNAPSES in instances:
+        state["layers"].append(_synapse_layer(f"{views}/{SYNAPSES}/lines"))
     for name, elements in (notes or {}).items():
         state["layers"].append(_note_layer(name, elements, state["dimensions"]))
     return state
@@ -107,31 +110,16 @@ def _local(name: str, dimensions: dict[str, Any], annotations: list[dict[str, An
     return {"type": "annotation", "name": name, "source": source, "annotations": annotations, **more}
 
 
-def _synapse_layer(
-    synapses: Sequence[tuple[Element, Element, int, int]], dimensions: dict[str, Any]
-) -> dict[str, Any]:
+def _synapse_layer(source: str) -> dict[str, Any]:
     """A line from each T-bar to each of its densities; those of the selected bodies are shown."""
-    lines = [
-        {
-            "type": "line",
-            "id": f"{i:x}",
-            "pointA": _middle(tbar),
-            "pointB": _middle(density),
-            "segments": [[str(pre)], [str(post)]],
-            "props": [float(density["Prop"].get("conf", 1))],
-        }
-        for i, (tbar, density, pre, post) in enumerate(synapses)
-    ]
-    return _local(
-        "synapses",
-        dimensions,
-        lines,
-        annotationProperties=[{"id": "conf", "type": "float32", "default": 0, "description": "confidence"}],
-        annotationRelationships=["presynaptic", "postsynaptic"],
-        linkedSegmentationLayer={"presynaptic": SEGMENTATION, "postsynaptic": SEGMENTATION},
-        filterBySegmentation=["presynaptic", "postsynaptic"],
-        shader=_LINE_SHADER,
-    )
+    return {
+        "type": "annotation",
+        "name": SYNAPSES,
+        "source": source,
+        "linkedSegmentationLayer": {"presynaptic": SEGMENTATION, "postsynaptic": SEGMENTATION},
+        "filterBySegmentation": ["presynaptic", "postsynaptic"],
+        "shader": _LINE_SHADER,
+    }
 
 
 def _note_layer(name: str, elements: Iterable[Element], dimensions: dict[str, Any]) -> dict[str, Any]:
@@ -153,21 +141,6 @@ def _middle(element: Element) -> list[float]:
 
 
 # -- from a server
-
-
-def read_synapses(server: Requests, version: str, limit: int = _MOST_LINES) -> list[tuple[Element, Element, int, int]]:
-    """(T-bar, density, body of the T-bar, of the density) of the relations at a version, at most `limit`."""
-    blocks = server.json("GET", f"/api/node/{version}/synapses/all-elements")
-    elements = {tuple(element["Pos"]): element for block in blocks.values() for element in block}
-    pairs = [
-        (element, elements[tuple(relation["To"])])
-        for element in elements.values()
-        for relation in element["Rels"]
-        if relation["Rel"] == "PreSynTo" and tuple(relation["To"]) in elements
-    ][:limit]
-    points = [element["Pos"] for pair in pairs for element in pair]
-    bodies = server.json("GET", f"/api/node/{version}/{SEGMENTATION}/labels", points) if points else []
-    return [(a, b, bodies[2 * i], bodies[2 * i + 1]) for i, (a, b) in enumerate(pairs)]
 
 
 def read_notes(server: Requests, version: str) -> dict[str, list[Element]]:
