@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 import pytest
 from test_annotations import make_info
 
 from fascicle.formats import annotation_index as ix
-from fascicle.formats.annotations import Columns, Lists, starts_of
+from fascicle.formats.annotations import Columns, Lists, decode_list, decode_single, starts_of
+from fascicle.formats.sharding import morton_code
 
 LOW, HIGH = (0.0, 0.0, 0.0), (1000.0, 500.0, 250.0)
 
@@ -155,3 +157,42 @@ def test_a_million_points() -> None:
     cells = ix.listed(plan, make_info("POINT"), columns)
     assert cells.rows.starts[-1] == 1_000_000
     assert time.process_time() - began < 15
+
+
+def test_entries() -> None:
+    """A whole set as objects says the same three times: by id, by related object, in space."""
+    places = some(3000)
+    noise = np.random.default_rng(9)
+    ids = noise.permutation(1 << 20)[:3000].astype(np.uint64)
+    related = Lists.of(noise.integers(1, 40, (3000, 2)).tolist())
+    columns = Columns(ids, places[:, None].astype("f4"), related=(related,))
+    plan = ix.plan(LOW, HIGH, places, limit=100)
+    info = make_info("POINT", relationships=1)
+    cells = ix.listed(plan, info, columns)
+    info = msgspec.structs.replace(
+        info, lower_bound=LOW, upper_bound=HIGH, spatial=plan.described(cells.counted(len(plan)))
+    )
+    found: dict[str, list[ix.Entry]] = {}
+    for entry in ix.entries(info, columns, cells):
+        found.setdefault(entry.directory, []).append(entry)
+    assert set(found) == {"by_id", "rel0", *(level.key for level in info.spatial)}
+    for listed in found.values():
+        keys = [entry.key for entry in listed]
+        assert keys == sorted(set(keys))
+    objects: dict[int, list[int]] = {}
+    for entry in found["by_id"]:
+        assert entry.name == str(entry.key)
+        objects[entry.key] = decode_single(info, entry.key, entry.data).related[0].values.tolist()
+    assert set(objects) == set(ids.tolist())
+    for entry in found["rel0"]:
+        expected = sorted(one for one, values in objects.items() for value in values if value == entry.key)
+        assert sorted(decode_list(info, entry.data).ids.tolist()) == expected
+    in_space = []
+    for level in info.spatial:
+        for entry in found[level.key]:
+            cell = tuple(map(int, entry.name.split("_")))
+            assert morton_code(cell, level.grid_shape) == entry.key
+            some_ids = decode_list(info, entry.data).ids.tolist()
+            assert len(some_ids) <= level.limit
+            in_space += some_ids
+    assert sorted(in_space) == sorted(ids.tolist())

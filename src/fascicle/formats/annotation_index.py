@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fascicle.formats.annotation_info import AnnotationsInfo, Level
-from fascicle.formats.annotations import Columns, Lists, starts_of
+from fascicle.formats.annotations import Columns, Lists, encode_list, encode_singles, starts_of
+from fascicle.formats.sharding import morton_codes
 
 U64 = NDArray[np.uint64]
 I64 = NDArray[np.int64]
@@ -301,3 +302,40 @@ def by_related(columns: Columns, relationship: int) -> Mapping[int, I64]:
     ends = np.append(begins[1:], len(order))
     ordered = rows[order]
     return {int(one): ordered[a:b] for one, a, b in zip(objects, begins, ends, strict=True)}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One object of a set of annotations."""
+
+    directory: str
+    """The `key` of its index."""
+    key: int
+    """Its number in a sharded index."""
+    name: str
+    """Its name in a directory of files."""
+    data: bytes
+
+
+def entries(info: AnnotationsInfo, columns: Columns, cells: Cells, seed: int = 0) -> Iterator[Entry]:
+    """Everything that a set of annotations consists of but its info: index by index, in each by ascending key.
+
+    Raises BadRequest if something does not fit the info.
+    """
+    data, starts = encode_singles(info, columns)
+    for row in np.argsort(columns.ids, kind="stable").tolist():
+        identifier = int(columns.ids[row])
+        single = bytes(data[starts[row] : starts[row + 1]])
+        yield Entry(info.by_id.key, identifier, str(identifier), single)
+    chance = priorities(columns.ids, seed)
+    for number, relationship in enumerate(info.relationships):
+        for related, rows in by_related(columns, number).items():
+            shuffled = columns.take(rows[np.argsort(chance[rows], kind="stable")])
+            yield Entry(relationship.key, related, str(related), encode_list(info, shuffled))
+    for level, described in enumerate(info.spatial):
+        mine = np.flatnonzero(cells.levels == level)
+        codes = morton_codes(cells.cells[mine], described.grid_shape)
+        for at in np.argsort(codes, kind="stable").tolist():
+            name = "_".join(map(str, cells.cells[mine[at]].tolist()))
+            listed_here = columns.take(cells.rows.row(int(mine[at])))
+            yield Entry(described.key, int(codes[at]), name, encode_list(info, listed_here))

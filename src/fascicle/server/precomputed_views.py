@@ -19,13 +19,11 @@ from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from isal import igzip
-
 from fascicle.datatypes.base import Answer
 from fascicle.datatypes.elsewhere import is_elsewhere
 from fascicle.datatypes.keyvalue import byte_ranges
 from fascicle.errors import BadRequest, NotFound
-from fascicle.formats import precomputed_info
+from fascicle.formats import gzip_stream, precomputed_info
 from fascicle.precomputed import addresses, derived
 from fascicle.precomputed.builders import ENCODINGS, Form, Snapshot
 from fascicle.precomputed.derived import Directory
@@ -123,7 +121,7 @@ class PrecomputedViews:
             data = volume.chunk(snapshot, level, box, gzipped)
             if data is None:
                 data = volume.background(level, box)
-                data = igzip.compress(data, 1, mtime=0) if gzipped else data
+                data = gzip_stream.gzipped(data, 1) if gzipped else data
         caching = FOREVER if target.lasting else SHORTLY
         return _reply(request, data, "application/octet-stream", caching, volume.compressible, gzipped)
 
@@ -133,7 +131,7 @@ class PrecomputedViews:
         """An object of a directory that is made from an instance."""
         found = directory.serve(snapshot, target.instance, form, "/".join(rest))
         gzipped = found.compressible and len(found.body) >= LEAST_PACKED and _takes_gzip(request)
-        body = igzip.compress(found.body, 1, mtime=0) if gzipped else found.body
+        body = gzip_stream.gzipped(found.body, 1) if gzipped else found.body
         caching = FOREVER if target.lasting and found.lasting and rest[-1:] != ["info"] else SHORTLY
         return _reply(request, body, found.kind, caching, found.compressible, gzipped)
 
