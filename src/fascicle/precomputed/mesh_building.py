@@ -89,11 +89,22 @@ def block_pieces(
     voxels = np.bincount(own.reshape(-1), minlength=len(ids) + 1)[1:].astype(np.int64)
     margins = [(int(not low), int(not high)) for low, high in zip(low_open[::-1], high_open[::-1], strict=True)]
     padded = np.pad(numbers, margins) if any(map(any, margins)) else numbers
-    first_vertex, vertices, first_triangle, triangles = marching_cubes.surfaces(padded, len(ids))
-    origin = np.array([2 * (at - before) for at, (before, _) in zip(start_xyz, margins[::-1], strict=True)], np.int64)
+    start = [at - before for at, (before, _) in zip(start_xyz, margins[::-1], strict=True)]
+    return BlockPieces(ids, voxels, pieces_of(padded, ids, start, resolution_nm, error_nm))
+
+
+def pieces_of(
+    numbers: I32, ids: NDArray[np.uint64], start_xyz: Sequence[int], resolution_nm: Sequence[float], error_nm: float
+) -> list[Piece]:
+    """The surfaces of labels in a block that is open on all sides, simplified.
+
+    `numbers` i32[z, y, x] are places in `ids` plus 1, or 0; they start at the voxel `start_xyz` of the volume.
+    """
+    first_vertex, vertices, first_triangle, triangles = marching_cubes.surfaces(numbers, len(ids))
+    origin = 2 * np.asarray(start_xyz, np.int64)
     half = np.asarray(resolution_nm, np.float64) / 2
     # the centres of the first and of the last voxels are at 1 and here
-    sides = 2 * np.array(padded.shape[::-1], np.float64) - 1
+    sides = 2 * np.array(numbers.shape[::-1], np.float64) - 1
     low, high = (1 + _MARGIN) * half, (sides - _MARGIN) * half
     pieces = []
     for number, label in enumerate(ids.tolist(), start=1):
@@ -106,7 +117,7 @@ def block_pieces(
         )
         places = np.rint(simple / half * STEPS).astype(np.int64) + origin * STEPS
         pieces.append(Piece(label, places, faces))
-    return BlockPieces(ids, voxels, pieces)
+    return pieces
 
 
 def joined(pieces: Sequence[Piece]) -> Piece:
@@ -230,4 +241,4 @@ def encode_legacy(mesh: Mesh) -> bytes:
 def usual_error(resolution_nm: Sequence[float]) -> float:
     """An error in nm that suits voxels: what is less than two of them cannot be seen as a shape."""
     x, y, z = resolution_nm
-    return max(2 * (x * y * z) ** (1 / 3), x, y, z)
+    return max(2 * math.cbrt(x * y * z), x, y, z)
