@@ -36,7 +36,7 @@ from fascicle.pipeline.tasks import usual_workers
 from fascicle.pipeline.voxel_layers import Layer, resident_bytes
 from fascicle.volumes.adapted import TYPES, Adaptation, AdaptedVolume
 from fascicle.volumes.base import Pyramid, VolumeError, VolumeSource
-from fascicle.volumes.destinations import JSON, open_destination
+from fascicle.volumes.destinations import JSON, Destination, open_destination
 
 if TYPE_CHECKING:
     from fascicle.pipeline.sources import SourceSpec
@@ -288,8 +288,10 @@ class _Conversion:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         if "begun" not in self._journal.done:
-            self._destination.delete("info")
+            remove_volume(self._destination)
             self._journal.add("begun")
+        for level in self.levels:
+            self._destination.tidy(level.scale.key)
         self._records = Records(self._folder / "records", max(self._lengths(), default=0))
         separator = "/" if options.nested else "_"
         for level in self.levels:
@@ -666,6 +668,19 @@ def _adapted(pyramid: Pyramid, options: ConvertOptions) -> tuple[VolumeSource, s
         dtype = ""
     wanted = replace(wanted, dtype=dtype)
     return (source if wanted == Adaptation() else AdaptedVolume(source, wanted)), kind
+
+
+def remove_volume(destination: Destination) -> None:
+    """Remove a volume, its info first, so that nothing of it is taken for a part of what is written there next."""
+    data = destination.folder.get("info")
+    destination.delete("info")
+    try:
+        scales = precomputed_info.decode(data or b"").scales
+    except BadRequest:
+        return
+    for scale in scales:
+        for name in list(destination.folder.names(f"{scale.key}/")):
+            destination.delete(name)
 
 
 def _most(table: NDArray[np.uint64]) -> int:

@@ -52,6 +52,9 @@ class Destination(ABC):
     def delete(self, name: str) -> None:
         """Remove an object, in whatever compression; nothing happens if there is none."""
 
+    def tidy(self, directory: str) -> None:  # noqa: B027 - buckets show nothing of what was not completed
+        """Remove what writers that were killed have left in a directory. Nobody may be writing there."""
+
 
 class FileDestination(Destination):
     """A folder, made when the first object is written."""
@@ -115,6 +118,11 @@ class FileDestination(Destination):
                 found.unlink(missing_ok=True)
             except OSError as error:
                 raise VolumeError(f"{found} cannot be removed: {error}") from None
+
+    def tidy(self, directory: str) -> None:
+        folder = self._root / directory
+        for left in folder.rglob(".*.????????.part") if folder.is_dir() else ():
+            left.unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
         path = self._root / name
