@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fascicle.client.jobs import export as export
     from fascicle.client.jobs import fix_names as fix_names
     from fascicle.client.jobs import ingest as ingest
+    from fascicle.client.jobs import mesh as mesh
     from fascicle.client.jobs import mirror as mirror
     from fascicle.client.jobs import shot as shot
     from fascicle.client.jobs import skeletonize as skeletonize
@@ -34,6 +35,7 @@ _LAZY = {
     "source": (_JOBS, "source"),
     "ingest": (_JOBS, "ingest"),
     "convert": (_JOBS, "convert"),
+    "mesh": (_JOBS, "mesh"),
     "skeletonize": (_JOBS, "skeletonize"),
     "mirror": (_JOBS, "mirror"),
     "export": (_JOBS, "export"),

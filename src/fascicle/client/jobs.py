@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fascicle.pipeline.convert import ConvertResult
     from fascicle.pipeline.export import ExportResult
     from fascicle.pipeline.ingest import IngestSummary
+    from fascicle.pipeline.mesh import MeshResult
     from fascicle.pipeline.mirror import MirrorResult
     from fascicle.pipeline.object_names import FixedNames
     from fascicle.pipeline.shot import ShotResult
@@ -173,6 +174,23 @@ def mirror(source: str, destination: str | Path, *, progress: Progress | None = 
     from fascicle.pipeline.mirror import mirror as run
 
     return run(str(source), str(destination), MirrorOptions(**options), progress)
+
+
+def mesh(
+    source: Source, destination: str | Path = "", *, progress: Progress | None = None, **options: Any
+) -> MeshResult:
+    """Make the meshes of all bodies of a segmentation, or of some: closed surfaces, joined across blocks, simplified.
+
+    Options of `MeshOptions`: `format` (`multires`, `legacy`, `ngmesh`), `keys`, `blobs`, `scale` (of the volume),
+    `error_nm`, `dust` (voxels), `lods`, `bodies`, `since`, `sharded`, `workers`, `memory_bytes`, ...
+
+    >>> fascicle.mesh("out", "out/mesh", error_nm=16).triangles        # doctest: +SKIP
+    120844
+    """
+    from fascicle.pipeline.mesh import MeshOptions
+    from fascicle.pipeline.mesh import mesh as run
+
+    return run(spec_of(source), str(destination), MeshOptions(**options), progress)
 
 
 def skeletonize(
