@@ -50,7 +50,7 @@ def test_pruning() -> None:
 
     def left(loose: list[int], constant: float) -> list[int]:
         flags = np.isin(np.arange(10), loose)
-        return np.flatnonzero(~skeleton_graph.prune(starts, others, positions, radii, flags, 0.5, constant)).tolist()
+        return np.flatnonzero(~skeleton_graph.prune(starts, others, positions, 0.5 * radii + constant, flags)).tolist()
 
     assert left([], 100) == list(range(10))
     assert left([8, 9], 0.5) == [0, 1, 2, 3, 4, 5, 6, 7, 8]  # 1 is short, 2 is not
@@ -60,11 +60,22 @@ def test_pruning() -> None:
     assert left(list(range(10)), 100) == [0, 1, 2, 3, 4, 5, 6]
 
 
+def test_a_long_branch_beside_another_one_goes_but_not_one_that_leaves() -> None:
+    # from 0 two lines along x, 1..20 and 21..40; the second one 2 above the first one, or going up
+    edges = [(i, i + 1) for i in range(20)] + [(0, 21), *((i, i + 1) for i in range(21, 40))] + [(0, 41)]
+    line = np.array([[i, 0, 0] for i in range(21)] + [[i, 2, 0] for i in range(1, 21)] + [[-9, 0, 0]], float)
+    starts, others = neighbours(edges, 42)
+    loose = np.arange(42) == 40
+    assert skeleton_graph.prune(starts, others, line, np.full(42, 3.0), loose)[21:41].all()
+    line[21:41, 1] = np.arange(20)
+    assert not skeleton_graph.prune(starts, others, line, np.full(42, 3.0), loose).any()
+
+
 def test_of_two_short_ends_the_shorter_one_goes() -> None:
     edges = [(0, 1), (1, 2), (1, 3)]
     positions = np.array([[0, 0, 0], [9, 0, 0], [11, 0, 0], [9, 3, 0]], float)
     starts, others = neighbours(edges, 4)
-    gone = skeleton_graph.prune(starts, others, positions, np.ones(4), np.array([0, 0, 1, 1], bool), 0.0, 5.0)
+    gone = skeleton_graph.prune(starts, others, positions, np.full(4, 5.0), np.array([0, 0, 1, 1], bool))
     assert gone.tolist() == [False, False, True, False]
 
 

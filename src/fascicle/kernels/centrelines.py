@@ -114,8 +114,10 @@ def trace(  # type: ignore[no-untyped-def]
     Whatever lies within `scale` times the depth plus `constant` of a path is seen. A piece with a node deeper than
     `soma` begins there; another one at its deepest target, or at its end that is farthest from its first node.
 
+    A piece with one target goes on from there, so the farthest node from it is reached even if it is seen already.
+
     Returns the vertices: their nodes i64[n], and the vertex that each is joined to, i64[n], -1 for the root of each
-    piece; and the number of the vertex of each node, i32, -1 for most.
+    piece; the number of the vertex of each node, i32, -1 for most; and the vertices that are such farthest nodes, i64.
     """
     height, width = shape_zyx[1], shape_zyx[2]
     nz, ny, nx = -(-shape_zyx[0] // cell_zyx[0]), -(-height // cell_zyx[1]), -(-width // cell_zyx[2])
@@ -159,6 +161,7 @@ def trace(  # type: ignore[no-untyped-def]
     queue = np.empty(4096, np.int32)
     made, joined = np.empty(4096, np.int64), np.empty(4096, np.int64)
     vertices = 0
+    tips, tip_count = np.empty(pieces, np.int64), 0
 
     for piece in range(1, pieces + 1):
         own = members[starts[piece] : starts[piece + 1]]
@@ -226,7 +229,10 @@ def trace(  # type: ignore[no-untyped-def]
             else:
                 node = order[k - len(forced)]
                 if margin[node] >= 0:
-                    continue
+                    if k > len(forced) or len(forced) != 1 or numbers[node] >= 0:
+                        continue
+                    tips[tip_count] = vertices
+                    tip_count += 1
             head, tail = 0, 0
             joins = vertices
             while node >= 0 and numbers[node] < 0:
@@ -266,4 +272,4 @@ def trace(  # type: ignore[no-untyped-def]
                                 waits[other] = True
                                 queue[tail] = other
                                 tail = tail + 1 if tail + 1 < room else 0
-    return made[:vertices].copy(), joined[:vertices].copy(), numbers
+    return made[:vertices].copy(), joined[:vertices].copy(), numbers, tips[:tip_count].copy()

@@ -103,15 +103,66 @@ def _branch(starts, others, gone, positions, tip):  # type: ignore[no-untyped-de
 
 
 @njit(cache=True, nogil=True)
-def prune(starts, others, positions, radii, loose, scale, constant):  # type: ignore[no-untyped-def]
-    """Which vertices of trees belong to short branches that end at a loose one: b[n].
+def _path(starts, others, gone, tip, begin):  # type: ignore[no-untyped-def]
+    """The vertices from a tip up to where its branch begins, without that, and how many they are."""
+    path, size = np.empty(16, np.int64), 0
+    before, at = -1, tip
+    while at != begin:
+        if size == len(path):
+            longer = np.empty(2 * size, np.int64)
+            longer[:size] = path
+            path = longer
+        path[size] = at
+        size += 1
+        for i in range(starts[at], starts[at + 1]):
+            if others[i] != before and not gone[others[i]]:
+                before, at = at, others[i]
+                break
+    return path, size
 
-    The neighbours of vertex i are `others[starts[i] : starts[i + 1]]`. A branch is short if it is not longer than
-    `scale` times the radius where it begins plus `constant`. Shorter ones go first; what that leaves is looked at anew.
+
+@njit(cache=True, nogil=True)
+def _are_near(  # type: ignore[no-untyped-def]
+    starts, others, gone, positions, reach, path, begin, length, stack, before, far
+):
+    """Whether each vertex of a branch, which is gone, lies within `reach` of one that is left.
+
+    Only those are looked at that are not much farther from where the branch begins than it is long. `stack`, `before`
+    and `far` are room for as many vertices as there are.
     """
-    gone = np.zeros(len(radii), np.bool_)
+    for at in path:
+        is_near = False
+        stack[0], before[0], far[0], size = begin, -1, 0.0, 1
+        while size and not is_near:
+            size -= 1
+            vertex, came, distance = stack[size], before[size], far[size]
+            is_near = np.sqrt(np.sum((positions[vertex] - positions[at]) ** 2)) <= reach[vertex]
+            if distance > 2 * length + reach[begin]:
+                continue
+            for i in range(starts[vertex], starts[vertex + 1]):
+                other = others[i]
+                if other != came and not gone[other]:
+                    stack[size], before[size] = other, vertex
+                    far[size] = distance + np.sqrt(np.sum((positions[vertex] - positions[other]) ** 2))
+                    size += 1
+        if not is_near:
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True)
+def prune(starts, others, positions, reach, loose):  # type: ignore[no-untyped-def]
+    """Which vertices of trees belong to needless branches that end at a loose one: b[n].
+
+    The neighbours of vertex i are `others[starts[i] : starts[i + 1]]`. A branch is needless if all of it lies within
+    `reach` f64[n] of the rest of the tree: had it not been for the cut, nobody would have gone there. Shorter ones go
+    first; what that leaves is looked at anew.
+    """
+    count = len(reach)
+    gone = np.zeros(count, np.bool_)
     tips = np.flatnonzero(loose)
     lengths = np.empty(len(tips), np.float64)
+    stack, before, far = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.float64)
     removed = True
     while removed:
         removed = False
@@ -119,7 +170,7 @@ def prune(starts, others, positions, radii, loose, scale, constant):  # type: ig
             lengths[i] = np.inf
             if not gone[tips[i]] and _beside(starts, others, gone, tips[i]) == 1:
                 begin, length = _branch(starts, others, gone, positions, tips[i])
-                if begin >= 0 and length <= scale * radii[begin] + constant:
+                if begin >= 0:
                     lengths[i] = length
         for i in np.argsort(lengths, kind="mergesort"):
             if lengths[i] == np.inf:
@@ -127,14 +178,14 @@ def prune(starts, others, positions, radii, loose, scale, constant):  # type: ig
             begin, length = _branch(starts, others, gone, positions, tips[i])
             if begin < 0 or length > lengths[i]:
                 continue  # a branch beside it is gone, so that it reaches farther now
-            at = tips[i]
-            while at != begin:
-                gone[at] = True
-                for k in range(starts[at], starts[at + 1]):
-                    if not gone[others[k]]:
-                        at = others[k]
-                        break
-            removed = True
+            path, size = _path(starts, others, gone, tips[i], begin)
+            for k in range(size):
+                gone[path[k]] = True
+            if _are_near(starts, others, gone, positions, reach, path[:size], begin, length, stack, before, far):
+                removed = True
+            else:
+                for k in range(size):
+                    gone[path[k]] = False
     return gone
 
 

@@ -75,7 +75,7 @@ class Centrelines:
     parents: NDArray[np.int64]
     """The vertex that each is joined to, or -1."""
     contacts: NDArray[np.bool_]
-    """Which vertices lie between two blocks."""
+    """Which vertices are there because of a cut: those between two blocks, and ends right behind one."""
 
     def of(self, first: int, last: int) -> Centrelines:
         """Those of the bodies from `first` to `last`, both included."""
@@ -120,7 +120,7 @@ def in_block(
     at = np.stack(np.unravel_index(crossings, labels.shape), axis=1) // cell
     targets = skeleton_graph.nodes_of(first, owner, (at[:, 0] * grid[1] + at[:, 1]) * grid[2] + at[:, 2], owners)
     target_starts = np.searchsorted(owners, np.arange(count + 2)).astype(np.int64)
-    nodes, joined_to, numbers = centrelines.trace(
+    nodes, joined_to, numbers, tips = centrelines.trace(
         shape, cell, steps, first, owner, voxel, deep, count, targets, target_starts,
         float(parameters.scale), float(parameters.constant_nm), float(parameters.soma_nm),
     )  # fmt: skip
@@ -129,6 +129,7 @@ def in_block(
     is_node = voxel[targets] == crossings
     contacts = np.zeros(len(nodes), np.bool_)
     contacts[touched[is_node]] = True
+    contacts[tips] = True
     more = ~is_node
     places = np.concatenate((voxel[nodes], crossings[more]))
     radii = np.concatenate((deep[nodes], depths.reshape(-1)[crossings[more]]))
@@ -236,9 +237,8 @@ def joined(parts: Sequence[Centrelines], resolution_nm: Sequence[float], paramet
     for part, base in zip(parts, bases, strict=False):
         np.add.at(totals, tree[vertex[base + part.starts[:-1]]], part.voxels)
     starts, others = _neighbours(edges, count)
-    gone = skeleton_graph.prune(
-        starts, others, places, radii.astype(np.float64), loose, float(parameters.scale), float(parameters.constant_nm)
-    )
+    reach = parameters.scale * radii.astype(np.float64) + parameters.constant_nm
+    gone = skeleton_graph.prune(starts, others, places, reach, loose)
     gone |= totals[tree] < parameters.dust
     if gone.all():
         return None

@@ -37,10 +37,11 @@ class Scene:
         count = int(self.pieces.max())
         targets = targets[np.argsort(self.owner[targets], kind="stable")]
         starts = np.searchsorted(self.owner[targets], np.arange(count + 2)).astype(np.int64)
-        return centrelines.trace(
+        found: tuple[np.ndarray, ...] = centrelines.trace(
             np.array(self.pieces.shape), self.cell, STEPS, self.first, self.owner, self.voxel, self.deep, count,
             targets, starts, scale, constant, 1e9,
         )  # fmt: skip
+        return found
 
 
 def scene(seed: int, cell: tuple[int, int, int]) -> Scene:
@@ -79,7 +80,7 @@ def test_nodes_are_the_deepest_voxels_of_cells(cell: tuple[int, int, int]) -> No
 
 def cheapest(there: Scene, root: int, constant: float) -> dict[int, float]:
     """What the way from a root to each node of its piece costs."""
-    cells = {tuple(place): [] for place in (there.places // there.cell).tolist()}
+    cells: dict[tuple[int, ...], list[int]] = {tuple(place): [] for place in (there.places // there.cell).tolist()}
     for i, place in enumerate((there.places // there.cell).tolist()):
         cells[tuple(place)].append(i)
     price = np.maximum((constant / there.deep.astype(np.float64)) ** 3, 1e-12)
@@ -104,7 +105,7 @@ def cheapest(there: Scene, root: int, constant: float) -> dict[int, float]:
 @pytest.mark.parametrize("seed", range(3))
 def test_paths_are_the_cheapest(seed: int) -> None:
     there = scene(seed, (1, 2, 2))
-    made, joined, numbers = there.trace(np.arange(0, len(there.owner), 7), 1.0, 2.0)
+    made, joined, numbers, _ = there.trace(np.arange(0, len(there.owner), 7), 1.0, 2.0)
     assert np.array_equal(np.flatnonzero(numbers >= 0), np.unique(made))
     assert np.array_equal(numbers[made], np.arange(len(made)))
     places = there.places * STEPS
@@ -125,7 +126,7 @@ def test_paths_are_the_cheapest(seed: int) -> None:
 def test_every_piece_is_covered_by_one_tree(seed: int) -> None:
     there = scene(seed, (1, 2, 2))
     forced = np.arange(3, len(there.owner), 11)
-    made, joined, _ = there.trace(forced, 1.0, 2.0)
+    made, joined, _, _ = there.trace(forced, 1.0, 2.0)
     assert (joined < 0).sum() == there.pieces.max()
     assert np.isin(forced, made).all()
     places = there.places * STEPS
@@ -140,5 +141,5 @@ def test_every_piece_is_covered_by_one_tree(seed: int) -> None:
 def test_nothing_forced_nothing_covered_twice() -> None:
     """A large constant: one path for each piece, from end to end."""
     there = scene(2, (1, 1, 1))
-    _, joined, _ = there.trace(np.zeros(0, np.int64), 0.0, 1e6)
+    _, joined, _, _ = there.trace(np.zeros(0, np.int64), 0.0, 1e6)
     assert len(joined) == there.pieces.max()
