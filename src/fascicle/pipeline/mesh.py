@@ -32,7 +32,6 @@ from fascicle.pipeline.mesh_outputs import (
     blob_form,
     info_of,
     keys_name,
-    link,
     names_of,
     sharding_of,
     write_blobs,
@@ -55,6 +54,7 @@ from fascicle.pipeline.mesh_parts import (
 from fascicle.pipeline.skeletonize import block_boxes
 from fascicle.pipeline.sources import SourceSpec
 from fascicle.pipeline.tasks import Job, Progress, Task, TaskError, run_tasks, usual_workers
+from fascicle.pipeline.volume_links import link
 from fascicle.precomputed.mesh_building import BYTES_PER_TRIANGLE, MOST_LODS, usual_error
 from fascicle.volumes.base import VolumeSource, Zyx
 from fascicle.volumes.destinations import JSON, Destination, open_destination
@@ -424,7 +424,7 @@ class _Mesh:
                 self._remove(target, frozenset(values.keys().tolist()))
             if options.format != NGMESH:
                 target.put("info", info_of(options.format, sharding), JSON)
-                self.linked = link(self._destination)
+                self.linked = link(self._destination, "mesh")
         if self._blob_form:
             with (
                 self._spooled(self._blob_form) as values,

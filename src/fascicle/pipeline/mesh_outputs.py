@@ -14,14 +14,13 @@ from urllib.parse import quote
 
 import msgspec
 
-from fascicle.errors import BadRequest, FascicleError, NotFound
-from fascicle.formats import legacy_mesh, multires_mesh, precomputed_info
+from fascicle.errors import BadRequest, FascicleError
+from fascicle.formats import legacy_mesh, multires_mesh
 from fascicle.formats.sharding import Sharding, sharding_for_keys
 from fascicle.pipeline.journal import Journal
 from fascicle.pipeline.mesh_parts import DRACO, LEGACY, MULTIRES, NGMESH
 from fascicle.pipeline.skeleton_outputs import checksum_at, put_all
-from fascicle.volumes.base import VolumeError
-from fascicle.volumes.destinations import JSON, Destination, open_destination
+from fascicle.volumes.destinations import Destination
 from fascicle.volumes.objects import gunzipped
 from fascicle.volumes.shard_writing import ScatteredShards, ShardFiles
 
@@ -95,24 +94,6 @@ def info_of(form: str, sharding: Sharding | None) -> bytes:
     if form == LEGACY:
         return legacy_mesh.write_info()
     return multires_mesh.write_info(multires_mesh.MeshInfo(sharding=sharding))
-
-
-def link(destination: str) -> bool:
-    """Note a directory in the info of the volume that it lies in, if there is one; whether there is."""
-    parent, _, name = destination.rstrip("/").rpartition("/")
-    if not parent or not name or parent.endswith(":/"):
-        return False
-    try:
-        target = open_destination(parent)
-        data = target.folder.get("info")
-        info = None if data is None else precomputed_info.decode(data)
-    except (BadRequest, NotFound, VolumeError):
-        return False  # it is no volume
-    if info is None or info.type != "segmentation":
-        return False
-    if info.mesh != name:
-        target.put("info", precomputed_info.encode(msgspec.structs.replace(info, mesh=name)), JSON)
-    return True
 
 
 # -- into instances

@@ -48,6 +48,7 @@ from fascicle.pipeline.skeleton_parts import (
 )
 from fascicle.pipeline.sources import SourceSpec
 from fascicle.pipeline.tasks import Job, Progress, Task, TaskError, run_tasks, usual_workers
+from fascicle.pipeline.volume_links import link
 from fascicle.precomputed.centrelines import Teasar
 from fascicle.volumes.base import VolumeSource, Zyx
 from fascicle.volumes.destinations import JSON, Destination, open_destination
@@ -104,6 +105,8 @@ class SkeletonizeResult:
     """0 if not sharded."""
     removed: int
     """Skeletons of bodies that are no more, or not any longer large enough."""
+    linked: bool
+    """Whether the info of the volume in which the destination lies names it."""
     seconds: float
 
 
@@ -136,6 +139,7 @@ def skeletonize(
         blocks=len(job.blocks),
         shards=job.shards,
         removed=job.removed,
+        linked=job.linked,
         seconds=time.perf_counter() - began,
     )
 
@@ -219,6 +223,8 @@ class _Skeletonize:
     ) -> None:
         self.source, self.options = source, options
         self.count = self.vertices = self.shards = self.removed = 0
+        self.linked = False
+        self._destination = destination
         self._locked = not state or bool(state[0])
         self._progress = progress
         self._workers = options.workers or usual_workers()
@@ -411,6 +417,7 @@ class _Skeletonize:
                     )
                 self._remove(target, bodies, "")
                 target.put("info", info_of(made, self.shards > 0), JSON)
+                self.linked = link(self._destination, "skeletons")
             if options.keys:
                 with self._stage("keys") as advance, self._connection() as connection:
                     name = write_keys(made, connection, self.source.version, self.source.instance, advance)
