@@ -7,17 +7,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
+from fascicle.datatypes.annotation.layout import ELEMENTS, full_texts
 from fascicle.formats import annotation_info
 from fascicle.formats import annotations as an
+from fascicle.formats.annotation_index import entries
 from fascicle.formats.annotation_info import AnnotationsInfo
 from fascicle.formats.annotations import Columns
 from fascicle.pipeline.sample_annotations import synapse_elements
 from fascicle.pipeline.sample_brain import make_brain
 from fascicle.pipeline.sample_synapses import make_synapses
-from fascicle.precomputed.synapse_columns import ids_of, position_of, user_number
+from fascicle.pipeline.sources import OpenNode, SourceSpec
+from fascicle.precomputed.annotations import whole_set
+from fascicle.precomputed.synapse_columns import ends_of_lines, ids_of, position_of, user_number
 from serving import Client, RunningServer, new_instance, new_repo
 
 SIZE = (64, 64, 128)
@@ -322,3 +327,38 @@ def test_many(client: Client, sample: Sample, both: bool) -> None:
         middles = first.points[:, 0] % 2000
         assert np.abs(middles.mean(axis=0) - 500).max() < 40  # a fair sample, also of its first part
         assert np.abs(middles[:500].mean(axis=0) - 500).max() < 60
+
+
+def test_a_whole_set_is_what_the_view_shows(server: RunningServer, client: Client, sample: Sample) -> None:
+    """What is written elsewhere equals what is shown, and `ends_of_lines` what `lines` gives."""
+    opened = OpenNode(SourceSpec(data=str(server.folder), repo=sample.root, version=sample.root))
+    try:
+        with opened.snapshot() as snapshot:
+            instance = snapshot.catalog.instance(opened.repo.id, "synapses")
+            sets = [whole_set(snapshot, instance, as_lines) for as_lines in (False, True)]
+            empty = snapshot.catalog.instance(opened.repo.id, "empty")
+            nothing = [list(entries(one.info, one.columns, one.cells))
+                       for one in (whole_set(snapshot, empty, as_lines) for as_lines in (False, True))]  # fmt: skip
+            texts = [text for rows in snapshot.view(instance).scan_batches(ELEMENTS)
+                     for text in full_texts(snapshot.view(instance), [handle for _, handle in rows])]  # fmt: skip
+    finally:
+        opened.close()
+    assert nothing == [[], []]
+    for form, whole in zip(("", "/lines"), sets, strict=True):
+        view = Reader(client, f"/precomputed/{sample.root}/{sample.root}/synapses{form}")
+        assert msgspec.structs.replace(whole.info, spatial=()) == msgspec.structs.replace(view.info, spatial=())
+        for entry in entries(whole.info, whole.columns, whole.cells):
+            if entry.directory.startswith("spatial") and form:
+                continue  # a cell between the ends of a line lists it too, if it is written
+            if entry.directory == "by_id" and entry.key % 7:
+                continue
+            shown = client.get(f"{view.base}/{entry.directory}/{entry.name}").expect().body
+            if shown != entry.data:  # a body does not know of lines of which its element does not know
+                assert entry.directory == "presynaptic"
+                lists = [an.decode_list(whole.info, data).ids.tolist() for data in (entry.data, shown)]
+                assert set(lists[0]) > set(lists[1])
+                assert min(set(lists[0]) - set(lists[1])) >= 1 << 63
+    ids, pre, post = ends_of_lines(texts)
+    columns = sets[1].columns
+    told = dict(zip(columns.ids.tolist(), ends(columns), strict=True))
+    assert {i: (tuple(a), tuple(b)) for i, a, b in zip(ids.tolist(), pre.tolist(), post.tolist(), strict=True)} == told

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fascicle.datatypes.annotation.layout import ELEMENTS, I64, blocks_of_keys, full_texts, positions_of
+from fascicle.datatypes.annotation.layout import ELEMENTS, I64, U64, blocks_of_keys, full_texts, positions_of
 from fascicle.datatypes.annotation.segmentation import Segmentation, block_size_of, indexed_labelmap
 from fascicle.datatypes.image.block_cache import cache_of
 from fascicle.datatypes.labelmap import settings as labelmap_settings
@@ -22,11 +22,10 @@ from fascicle.precomputed.synapse_columns import (
     POST_TO,
     PRE_TO,
     Elements,
+    ends_of_lines,
     ids_of,
     in_parts,
     line_properties,
-    lines,
-    lines_that_end,
     point_properties,
     user_of,
 )
@@ -138,8 +137,6 @@ class Survey:
     high: I64 | None
     """The corners of a box around all elements, the second one behind it; None if there are none."""
     users: frozenset[str]
-    both_ways: bool = False
-    """Whether lines seem to be known of on both ends."""
 
     @classmethod
     def of(cls, source: Source, as_lines: bool) -> Survey:
@@ -169,10 +166,9 @@ class Survey:
         if not blocks_found:
             return cls(np.empty((0, 3), np.int64), np.empty(0, np.int64), None, None, frozenset())
         blocks, counts = _summed(np.concatenate(blocks_found), np.concatenate(counts_found))
-        sums = counts.sum(axis=0)
-        chosen = counts[:, int(np.argmax(sums))]  # some data have relations on one side only
+        chosen = counts[:, int(np.argmax(counts.sum(axis=0)))]  # some data have relations on one side only
         there = chosen > 0
-        return cls(blocks[there], chosen[there], low, high, frozenset(users - {""}), bool(sums[0] == sums[-1]))
+        return cls(blocks[there], chosen[there], low, high, frozenset(users - {""}))
 
 
 _RELATIONS = (b'"Rel":"%b"' % PRE_TO.encode(), b'"Rel":"%b"' % POST_TO.encode())
@@ -199,21 +195,18 @@ def _known_of_coarse(
     if not coarse:
         return {}
     found: list[tuple[I64, I64, I64]] = []
-    for rows in in_parts(source.view.scan_batches(ELEMENTS)):
-        first = second = xyz = positions_of([key for key, _ in rows])
-        ids = ids_of(xyz)
-        if as_lines:
-            texts = full_texts(source.view, [handle for _, handle in rows])
-            if survey.both_ways:
-                # Most elements end one line, the level of which can be told without reading them.
-                ending = np.array([text.count(_RELATIONS[1]) for text in texts])
-                wanted = (ending > 1) | ((ending == 1) & (levels.levels_of(priorities(ids)) < coarse))
-                ids, first, second = lines_that_end([texts[i] for i in np.flatnonzero(wanted).tolist()])
-            else:
-                part = lines(source.elements, texts, None, once=True)
-                ids, first, second = part.columns.ids, part.pre_xyz, part.post_xyz
+
+    def keep(ids: U64, first: I64, second: I64) -> None:
         at = levels.levels_of(priorities(ids))
         kept = at < coarse
         found.append((at[kept], first[kept], second[kept]))
+
+    if as_lines:
+        batches = source.view.scan_handles(ELEMENTS)
+        keep(*ends_of_lines(text for handles in batches for text in full_texts(source.view, handles)))
+    else:
+        for rows in in_parts(source.view.scan_batches(ELEMENTS)):
+            xyz = positions_of([key for key, _ in rows])
+            keep(ids_of(xyz), xyz, xyz)
     at, first, second = (np.concatenate([part[i] for part in found]) for i in range(3))
     return {level: (first[at == level], second[at == level]) for level in range(coarse)}
