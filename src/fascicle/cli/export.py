@@ -51,6 +51,10 @@ for _command in (synapses, rois, neuronjson):
 @click.option("--encoding", default="", metavar="NAME", help="raw, jpeg, png, compressed_segmentation. [what suits]")
 @click.option("--unsharded", is_flag=True, help="Each chunk a file of its own.")
 @click.option("--gzip", is_flag=True, help="Pack chunks that are files of their own.")
+@click.option("--meshes/--no-meshes", default=None, help="Make meshes of all bodies, or write none. [those stored]")
+@click.option("--skeletons/--no-skeletons", default=None, help="Make skeletons, or write none. [those stored]")
+@click.option("--annotations/--no-annotations", default=None, help="Annotations. [those that there are]")
+@click.option("--properties/--no-properties", default=None, help="What is known of bodies. [if anything is]")
 @click.option("--since", default="", metavar="EXPORT", help="Write only what differs from an earlier export.")
 @click.option("--provenance", default="", metavar="TEXT", help="Write a file provenance with this description.")
 @click.option("--verify/--no-verify", default=True, help="Read everything back at the end and compare it. [yes]")
@@ -70,7 +74,7 @@ def version(
     quiet: bool,
     **rest: Any,
 ) -> None:
-    """Write the volumes of a version, with all of their scales, to a folder or a bucket.
+    """Write the volumes of a version, and what is known beside voxels, to a folder or a bucket.
 
     VERSION is <repo>/<version>, where <version> is a UUID, a branch or a tag, or the UUID alone. DEST is a folder, or
     an address that begins with s3, gs or vast; each instance becomes a directory in it.
@@ -105,7 +109,11 @@ def version(
     since = f", {len(done.changed)} of them changed" if rest["since"] else ""
     checked = ", verified" if rest["verify"] else ""
     kind = "groups of files" if unsharded else "shards or groups of files"
+    for line in done.left_out:
+        click.echo(f"fascicle: left out: {line}", err=True)
+    for name, count in done.directories.items():
+        click.echo(f"{name}: {count}")
     click.echo(
-        f"{', '.join(done.volumes)} of version {done.version} in {done.destination}: {done.chunks} chunks in "
-        f"{done.objects} {kind}{since}, {done.size_bytes / 1e6:.1f} MB in {done.seconds:.1f} s{checked}"
+        f"{', '.join(done.volumes) or 'no volumes'} of version {done.version} in {done.destination}: "
+        f"{done.chunks} chunks in {done.objects} {kind}{since}, {done.size_bytes / 1e6:.1f} MB in {done.seconds:.1f} s{checked}"
     )

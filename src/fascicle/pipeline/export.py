@@ -26,6 +26,7 @@ from fascicle.errors import BadRequest, FascicleError, NotFound
 from fascicle.formats import precomputed_info
 from fascicle.formats.precomputed_info import VolumeInfo
 from fascicle.formats.sharding import SHARD_VOXELS
+from fascicle.pipeline.export_contents import Contents, Wanted
 from fascicle.pipeline.export_record import (
     RECORD,
     ExportRecord,
@@ -51,8 +52,8 @@ from fascicle.volumes.destinations import JSON, Destination, open_destination
 
 _MOST_CACHE = 64 << 20
 _TRIES = 2
-_WORKER_VOXELS = 1 << 26
-"""Each worker but the first should have so many to do."""
+_WORKER_OBJECTS = 500
+"""Each worker but the first should have so many annotated bodies, cells or meshes to do."""
 
 
 class ExportError(FascicleError):
@@ -81,6 +82,14 @@ class ExportOptions:
     since: str = ""
     """Address or journal of an earlier export, of which only what differs is written."""
     verify: bool = True
+    meshes: bool | None = None
+    """None: those that are stored; True: made of all bodies."""
+    skeletons: bool | None = None
+    """As meshes."""
+    annotations: bool | None = None
+    """None: those that there are."""
+    properties: bool | None = None
+    """What is known of bodies, as segment properties. None: if anything is."""
     provenance: str = ""
     """If given, the description in a file `provenance` beside each info."""
     shard_voxels: int = SHARD_VOXELS
@@ -93,6 +102,10 @@ class ExportResult:
     destination: str
     version: str
     volumes: tuple[str, ...]
+    directories: dict[str, int]
+    """Annotations, meshes, skeletons and properties by their places, and how many each has."""
+    left_out: tuple[str, ...]
+    """What could not be exported, and why."""
     chunks: int
     size_bytes: int
     """Of all chunks as they are stored, or shards."""
@@ -124,14 +137,16 @@ def export(
     job = _Export(version, target, options, plans, folder, progress)
     with job:
         job.write_volumes()
-        record = job.record()
+        job.write_directories()
         job.write_infos()
-        target.put(RECORD, record.encode(), JSON)
+        target.put(RECORD, job.record().encode(), JSON)
     kept = list(job.kept.values())
     return ExportResult(
         destination=target.address,
         version=version.spec.version,
         volumes=tuple(plan.name for plan in plans),
+        directories={name: kept["values"] for name, kept in job.directories.items()},
+        left_out=job.contents.left_out(),
         chunks=sum(entry[1] for entry in kept),
         size_bytes=sum(entry[2] for entry in kept),
         objects=sum(bool(entry[1]) for entry in kept),
@@ -161,7 +176,8 @@ def _plans(version: ChosenVersion, options: ExportOptions) -> tuple[VolumePlan, 
     for name in options.instances:
         if name not in version.types:
             raise NotFound(f"there is no data instance {name!r}")
-    names = options.instances or tuple(version.volumes())
+    named = [name for name in options.instances if version.types[name] != "annotation"]
+    names = named if options.instances else version.volumes()
     found: list[VolumePlan] = []
     refused: list[str] = []
     with _Describer(version.spec) as describe:
@@ -182,9 +198,9 @@ def _plans(version: ChosenVersion, options: ExportOptions) -> tuple[VolumePlan, 
                     raise
                 continue
             found.append(VolumePlan(name, form, static_info(info, options.sharded, options.shard_voxels)))
-    if not found:
+    if not found and not options.instances:
         raise NotFound(f"version {version.spec.version} has no volumes with voxels")
-    if len(refused) == len(found):
+    if refused and len(refused) == len(found):
         raise BadRequest(refused[0])
     return tuple(found)
 
@@ -255,10 +271,39 @@ class _Export:
             durable=options.sharded or not options.verify,
         )
         self.kept: dict[str, list[Any]] = {}
+        self.directories: dict[str, Any] = {}
+        """What the journal keeps of each directory."""
+        self.contents = self._contents()
+
+    def _contents(self) -> Contents:
+        options = self._options
+        wanted = Wanted(
+            annotations=options.annotations,
+            properties=options.properties,
+            meshes=options.meshes,
+            skeletons=options.skeletons,
+            supervoxels=options.supervoxels,
+            sharded=options.sharded,
+            verify=options.verify,
+            clearing=self._journal.done["begun"]["clearing"],
+            workers=options.workers,
+            scheduler=options.scheduler,
+            memory_bytes=options.memory_bytes,
+        )
+        kinds = self._version.types
+        annotations = [name for name in options.instances or sorted(kinds) if kinds[name] == "annotation"]
+        labelmaps = [plan.name for plan in self._plans if kinds[plan.name] == "labelmap"]
+        return Contents(
+            self._version, self._target, tuple(labelmaps), tuple(annotations), wanted, self._folder / "spools",
+            self._journal, self._run_noted, self._progress,
+        )  # fmt: skip
 
     def _header(self, earlier: str) -> dict[str, Any]:
         spec, options = self._version.spec, self._options
-        chosen = {"supervoxels", "encoding", "sharded", "gzip", "provenance", "shard_voxels"}
+        chosen = {
+            "supervoxels", "encoding", "sharded", "gzip", "provenance", "shard_voxels",
+            "meshes", "skeletons", "annotations", "properties",
+        }  # fmt: skip
         return {
             "job": "export",
             "source": str(Path(spec.data).absolute()) if spec.data else spec.server,
@@ -273,8 +318,10 @@ class _Export:
     def _begin(self, earlier: str) -> bool:
         """Whether something is replaced."""
         found = False
-        for plan in self._plans:
-            name = f"{plan.name}/info"
+        kinds = self._version.types
+        annotations = [name for name in self._options.instances or kinds if kinds[name] == "annotation"]
+        for place in (*(plan.name for plan in self._plans), *annotations):
+            name = f"{place}/info"
             if self._target.folder.exists(name):
                 found = True
                 if not earlier:
@@ -300,7 +347,7 @@ class _Export:
         tasks = [
             task for number, plan in enumerate(self._plans) for task in plan.tasks(number, self._known(plan))
         ]
-        self.kept = self._run(tasks, write_group, "writing", self._journal)
+        self.kept = self._run(tasks, self._job(write_group), "writing", self._journal)
         if not self._options.verify:
             return
         for attempt in range(_TRIES):
@@ -309,7 +356,7 @@ class _Export:
                 return
             if attempt + 1 < _TRIES:
                 # noted as done, but not there: lost with the power, or removed by somebody
-                again = self._run(wrong, write_group, "writing again", None)
+                again = self._run(wrong, self._job(write_group), "writing again", None)
                 for name, kept in again.items():
                     self._journal.add(name, kept)
                 self.kept |= again
@@ -323,16 +370,25 @@ class _Export:
             for task in tasks
             if self.kept[task.name][1]
         ]
-        found = self._run(checks, check_group, "verifying", None)
+        found = self._run(checks, self._job(check_group), "verifying", None)
         bad = {name for name, right in found.items() if not right}
         return [task for task in tasks if task.name in bad]
 
+    def _job(self, work: Callable[[Workplace, Any], Any]) -> Job:
+        return Job(Workplace, self._setting, work)
+
+    def write_directories(self) -> None:
+        """Write what there is beside voxels."""
+        self.directories = self.contents.write()
+
+    def _run_noted(self, tasks: list[Task], job: Job, stage: str) -> dict[str, Any]:
+        return self._run(tasks, job, stage, self._journal, _WORKER_OBJECTS)
+
     def _run(
-        self, tasks: list[Task], work: Callable[[Workplace, Any], Any], stage: str, journal: Journal | None
+        self, tasks: list[Task], job: Job, stage: str, journal: Journal | None, enough: int = 1 << 26
     ) -> dict[str, Any]:
-        job = Job(Workplace, self._setting, work)
-        # starting a process takes as long as many chunks do
-        most = 1 + sum(task.weight for task in tasks) // _WORKER_VOXELS
+        # starting a process takes as long as some work does
+        most = 1 + sum(task.weight for task in tasks) // enough
         workers, scheduler = min(self._workers, most), self._options.scheduler
         try:
             return run_tasks(
@@ -364,14 +420,20 @@ class _Export:
                 scales.append(ScaleRecord(key=scale.key, layout=layout_of(plan.info, level), parts=parts))
             volumes.append(VolumeRecord(name=plan.name, scales=tuple(scales)))
         spec = self._version.spec
-        return ExportRecord(repo=spec.repo, version=spec.version, volumes=tuple(volumes))
+        directories = {name: kept["parts"] for name, kept in self.directories.items()}
+        return ExportRecord(repo=spec.repo, version=spec.version, volumes=tuple(volumes), directories=directories)
 
     def write_infos(self) -> None:
         """The files that make chunks volumes."""
         for plan in self._plans:
             if self._options.provenance:
                 self._target.put(f"{plan.name}/provenance", self._provenance(plan), JSON)
-            self._target.put(f"{plan.name}/info", precomputed_info.encode(plan.info), JSON)
+        for name, kept in self.directories.items():
+            if kept["info"]:
+                self._target.put(f"{name}/info", kept["info"].encode(), JSON)
+        for plan in self._plans:
+            info = msgspec.structs.replace(plan.info, **self.contents.links(plan.name, self.directories))
+            self._target.put(f"{plan.name}/info", precomputed_info.encode(info), JSON)
 
     def _provenance(self, plan: VolumePlan) -> bytes:
         from fascicle import __version__

@@ -45,6 +45,8 @@ class ExportRecord(msgspec.Struct, frozen=True, kw_only=True):
     repo: str
     version: str
     volumes: tuple[VolumeRecord, ...]
+    directories: dict[str, dict[str, str]] = {}
+    """What there is beside voxels: the checksums of shards by their names."""
 
     def encode(self) -> bytes:
         return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"

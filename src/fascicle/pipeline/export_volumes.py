@@ -21,19 +21,19 @@ from fascicle.formats import volume_chunks
 from fascicle.formats.gzip_stream import gzipped
 from fascicle.formats.precomputed_info import Scale, VolumeInfo
 from fascicle.formats.sharding import SHARD_VOXELS, morton_cells, sharding_for_volume
+from fascicle.pipeline.export_directories import object_checksum
 from fascicle.pipeline.export_version import Cell, Chunks, ServedChunks, VersionChunks
 from fascicle.pipeline.sources import OpenNode, SourceSpec
 from fascicle.pipeline.tasks import Task
 from fascicle.precomputed.builders import Form
 from fascicle.volumes.destinations import GZIP, open_destination
-from fascicle.volumes.objects import ObjectFolder, TooShort, open_folder
+from fascicle.volumes.objects import ObjectFolder, open_folder
 from fascicle.volumes.shard_writing import ShardFiles
 from fascicle.volumes.threads import in_parallel
 
 GROUP_EDGE = 4
 """Cells per axis of a group of chunks that are files of their own."""
 _PUT_TOGETHER = 16
-_READ_BYTES = 4 << 20
 Kept = list[Any]
 """What the journal keeps of a task: checksum, number of chunks, their bytes, whether any was written."""
 
@@ -292,7 +292,7 @@ def check_group(place: Workplace, argument: list[Any]) -> bool:
     if scale.sharding is None:
         return bool(_checksum(_read_back(folders, plan, level, group))[0] == checksum)
     name = f"{plan.name}/{scale.key}/{scale.sharding.file_name(group)}"
-    return any(_object_checksum(folder, name, size) == checksum for folder in folders)
+    return any(object_checksum(folder, name, size) == checksum for folder in folders)
 
 
 def _read_back(
@@ -324,17 +324,3 @@ def _unless_zero(info: VolumeInfo, scale: Scale, cell: Cell, data: bytes) -> byt
     start, stop = scale.chunk_span(cell)
     shape = (info.num_channels, *(b - a for a, b in zip(start[::-1], stop[::-1], strict=True)))
     return data if volume_chunks.decode(data, scale.encoding, shape, info.dtype, scale.block_xyz).any() else None
-
-
-def _object_checksum(folder: ObjectFolder, name: str, size: int) -> str:
-    """That of the first bytes of an object; nothing if there are not as many."""
-    digest = blake2b(digest_size=16)
-    for start in range(0, size, _READ_BYTES):
-        try:
-            data = folder.get_range(name, start, min(start + _READ_BYTES, size))
-        except TooShort:
-            return ""
-        if data is None:
-            return ""
-        digest.update(data)
-    return digest.hexdigest()
