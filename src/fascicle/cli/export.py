@@ -115,5 +115,6 @@ def version(
         click.echo(f"{name}: {count}")
     click.echo(
         f"{', '.join(done.volumes) or 'no volumes'} of version {done.version} in {done.destination}: "
-        f"{done.chunks} chunks in {done.objects} {kind}{since}, {done.size_bytes / 1e6:.1f} MB in {done.seconds:.1f} s{checked}"
+        f"{done.chunks} chunks in {done.objects} {kind}{since}, "
+        f"{done.size_bytes / 1e6:.1f} MB in {done.seconds:.1f} s{checked}"
     )
