@@ -19,6 +19,7 @@ _COMMANDS = {
     "import": ("fascicle.cli.table_import", "import_", "Bring tables of synapses, regions or bodies into a version."),
     "export": ("fascicle.cli.export", "export", "Write a version as precomputed volumes, or tables of it."),
     "mirror": ("fascicle.cli.mirror", "mirror", "Copy a precomputed volume, or a part of it."),
+    "lookup": ("fascicle.cli.lookup", "lookup", "Labels at the points of a table."),
     "host": ("fascicle.cli.host", "host", "Serve a folder to viewers; settings of other servers."),
     "view": ("fascicle.cli.view", "view", "Print or open a link to the viewer."),
     "shot": ("fascicle.cli.shot", "shot", "Write a picture of a section, or of bodies in 3-D."),

@@ -27,7 +27,7 @@ Triple = tuple[int, int, int]
 SEGMENTATION = "compressed_segmentation"
 JPEG_QUALITY = 75
 PNG_LEVEL = 6
-_LABELS = (np.dtype("u4"), np.dtype("u8"))
+LABELS = (np.dtype("u4"), np.dtype("u8"))
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_COMPONENTS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 _JPEG_COMPONENTS = {"Gray": 1, "YCbCr": 3, "RGB": 3}
@@ -44,9 +44,8 @@ def decode_into(
     data: Buffer, encoding: str, out: Array, channel: int, channels: int, block_xyz: Triple = (8, 8, 8)
 ) -> None:
     """As `decode`, of one channel into `out` [z, y, x], a part of a larger array maybe, whose rows are contiguous."""
-    if encoding == SEGMENTATION and out.dtype in _LABELS:
-        words = _segmentation_words(data, channels)
-        _decode_channel(words, channel, channels, out, block_xyz)
+    if encoding == SEGMENTATION and out.dtype in LABELS:
+        _decode_channel(data, channel, channels, out, block_xyz)
     else:
         out[...] = decode(data, encoding, (channels, *out.shape), out.dtype, block_xyz)[channel]
 
@@ -227,12 +226,11 @@ def _interleaved(voxels: Array) -> Array:
 
 
 def _decode_segmentation(data: Buffer, shape: Shape, dtype: np.dtype[Any], block_xyz: Triple) -> Array:
-    if dtype not in _LABELS:
+    if dtype not in LABELS:
         raise BadRequest(f"compressed segmentation cannot hold {dtype.name}")
-    words = _segmentation_words(data, shape[0])
     out = np.empty(shape, dtype)
     for channel in range(shape[0]):
-        _decode_channel(words, channel, shape[0], out[channel], block_xyz)
+        _decode_channel(data, channel, shape[0], out[channel], block_xyz)
     return out
 
 
@@ -243,14 +241,21 @@ def _segmentation_words(data: Buffer, channels: int) -> NDArray[np.uint32]:
     return frozen(view.view("<u4"))
 
 
-def _decode_channel(words: NDArray[np.uint32], channel: int, channels: int, out: Array, block_xyz: Triple) -> None:
-    from fascicle.kernels import segmentation_chunks
-
+def segmentation_channel(data: Buffer, channel: int, channels: int) -> NDArray[np.uint32]:
+    """The words u32 of one channel of a compressed segmentation, in which its offsets count; BadRequest."""
+    words = _segmentation_words(data, channels)
     start = int(words[channel])
     if start < channels or start >= words.size:
         raise BadRequest(f"channel {channel} of a compressed segmentation is said to begin at word {start}")
+    return words[start:]
+
+
+def _decode_channel(data: Buffer, channel: int, channels: int, out: Array, block_xyz: Triple) -> None:
+    from fascicle.kernels import segmentation_chunks
+
+    words = segmentation_channel(data, channel, channels)
     x, y, z = block_xyz
-    if not segmentation_chunks.decode(words[start:], z, y, x, out, out.dtype.itemsize == 8):
+    if not segmentation_chunks.decode(words, z, y, x, out, out.dtype.itemsize == 8):
         raise BadRequest(f"{words.nbytes} bytes are not a compressed segmentation of {out.shape} (z, y, x) voxels")
 
 
@@ -261,7 +266,7 @@ def encode_segmentation(voxels: Array, block_xyz: Triple = (8, 8, 8)) -> bytes:
     """
     from fascicle.kernels import segmentation_chunks
 
-    if voxels.dtype not in _LABELS:
+    if voxels.dtype not in LABELS:
         raise BadRequest(f"compressed segmentation cannot hold {voxels.dtype.name}")
     wide = voxels.dtype.itemsize == 8
     x, y, z = block_xyz

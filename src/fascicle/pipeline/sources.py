@@ -9,8 +9,9 @@ Example: `with SourceSpec(data="db", repo="medulla", instance="segmentation").op
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,9 @@ from fascicle.volumes.base import Array, Pyramid, VolumeError, VolumeSource, Zyx
 from fascicle.volumes.opening import open_pyramid
 
 if TYPE_CHECKING:  # what reads stores takes long to import, and files need none of it
+    import numpy as np
+    from numpy.typing import NDArray
+
     from fascicle.precomputed.builders import Snapshot
     from fascicle.precomputed.volumes import Volume
     from fascicle.versions.catalog import Catalog
@@ -158,7 +162,26 @@ class VersionScale(VolumeSource):
         self.offset_xyz = scale.voxel_offset
         self.resolution_nm = scale.resolution
         self.encoding = scale.encoding
+        self.is_labelmap = opened.instance.typename == "labelmap"
         self._scale = scale
+        self._lock = threading.Lock()
+
+    def labels_at(self, points: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """The labels u64[n] of a label map at voxels i64[n, 3], x, y, z. Several threads may ask at once."""
+        from fascicle.datatypes.image.block_cache import cache_of
+        from fascicle.datatypes.labelmap.mapping import mapping_at
+        from fascicle.datatypes.labelmap.points import labels_at
+
+        with ExitStack() as stack:
+            with self._lock:
+                snapshot = stack.enter_context(self._opened.snapshot())
+            instance = self._opened.instance
+            view = snapshot.view(instance)
+            mapping = None if self._volume.form.supervoxels else mapping_at(view)
+            x, y, z = instance.properties["BlockSize"]
+            cache = cache_of(snapshot.store)
+            tiered = mapping if mapping is not None and mapping.tiers else None
+            return labels_at(view, self._level, points, (x, y, z), tiered, cache)
 
     def chunk_bytes(self, cell_zyx: Zyx) -> bytes | None:
         self.chunk_box(cell_zyx)

@@ -51,7 +51,7 @@ class PrecomputedVolume(VolumeSource):
         self.scale = scale = info.scales[index]
         self._folder = folder
         self._generation = generation
-        self._channel = channel
+        self.channel = channel
         self.dtype = info.dtype
         # a chunk of several channels is no chunk of one of them
         self.encoding = scale.encoding if info.num_channels == 1 else ""
@@ -86,7 +86,15 @@ class PrecomputedVolume(VolumeSource):
         return self.stored(cell_zyx[::-1])
 
     def decode_chunk(self, data: bytes, cell_zyx: Zyx) -> Array:
-        return self._decoded(data, cell_zyx[::-1])
+        return self.decode_cell(data, cell_zyx[::-1])
+
+    def visit(self, cells: Sequence[Triple], see: Callable[[Triple, bytes], None]) -> None:
+        """Let `see` have the stored chunks of cells x, y, z, in any order and from several threads at once.
+
+        Cells without a chunk are passed over.
+        """
+        self.check()
+        in_parallel(list(self._tasks(list(cells), see)), self._folder.remote)
 
     def check(self) -> None:
         if self.scale.problem:
@@ -140,12 +148,12 @@ class PrecomputedVolume(VolumeSource):
         except Exception as error:
             raise VolumeError(f"{self._chunk_path(cell)} cannot be decoded: {error}") from None
 
-    def _decoded(self, data: bytes, cell: Triple) -> Array:
+    def decode_cell(self, data: bytes, cell: Triple) -> Array:
         """The voxels [z, y, x] of a cell."""
         shape, scale = self._shape(cell), self.scale
-        with self._naming(cell):
+        with self.naming(cell):
             voxels = volume_chunks.decode(data, scale.encoding, shape, self.dtype, scale.block_xyz)
-        chosen: Array = voxels[self._channel]
+        chosen: Array = voxels[self.channel]
         return chosen
 
     def _place(self, out: Array, start: Triple, stop: Triple, cell: Triple, data: bytes) -> None:
@@ -156,14 +164,14 @@ class PrecomputedVolume(VolumeSource):
         target = out[tuple(slice(a - b, c - b) for a, b, c in zip(low[::-1], start[::-1], high[::-1], strict=True))]
         if target.shape == self._shape(cell)[1:]:
             scale, channels = self.scale, self.info.num_channels
-            with self._naming(cell):
-                volume_chunks.decode_into(data, scale.encoding, target, self._channel, channels, scale.block_xyz)
+            with self.naming(cell):
+                volume_chunks.decode_into(data, scale.encoding, target, self.channel, channels, scale.block_xyz)
         else:
             inner = tuple(slice(a - b, c - b) for a, b, c in zip(low[::-1], begin[::-1], high[::-1], strict=True))
-            target[...] = self._decoded(data, cell)[inner]
+            target[...] = self.decode_cell(data, cell)[inner]
 
     @contextmanager
-    def _naming(self, cell: Triple) -> Iterator[None]:
+    def naming(self, cell: Triple) -> Iterator[None]:
         """Errors of decoding name the chunk."""
         try:
             yield
