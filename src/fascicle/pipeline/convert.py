@@ -276,11 +276,10 @@ class _Conversion:
             "files": [options.gzip, options.nested, options.all_chunks],
             "boot": _boot(),
         }
-        if path.exists() and not self._goes_on(path, header):
-            path.unlink()
-        if not path.exists():
+        if not path.exists() or not self._goes_on(path, header):
             if not options.overwrite and self._destination.folder.exists("info"):
                 raise ConvertError(f"{self._destination.address} has a volume already; replace it with --overwrite")
+            path.unlink(missing_ok=True)
             shutil.rmtree(self._folder, ignore_errors=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._journal = Journal(path, header)
