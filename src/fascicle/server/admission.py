@@ -37,7 +37,10 @@ def yield_to_others() -> None:
 
 
 class Pools:
-    """Threads for heavy requests, and others for requests that read their body while it arrives."""
+    """Threads for heavy requests, others for requests that read their body while it arrives, and so on.
+
+    What may take seconds to make (surfaces, skeletons) has threads of its own, so that voxels need not wait behind it.
+    """
 
     def __init__(self, threads: int) -> None:
         self.size = threads or max(2, os.cpu_count() or 2)
@@ -45,6 +48,7 @@ class Pools:
         self.uploads = ThreadPoolExecutor(UPLOAD_THREADS, "upload", initializer=yield_to_others)
         self.cold = ThreadPoolExecutor(COLD_THREADS, "cold")
         self.elsewhere = ThreadPoolExecutor(ELSEWHERE_THREADS, "elsewhere", initializer=yield_to_others)
+        self.making = ThreadPoolExecutor(self.size, "making", initializer=yield_to_others)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
 
     def close(self) -> None:
@@ -52,6 +56,7 @@ class Pools:
         self.uploads.shutdown(wait=False, cancel_futures=True)
         self.cold.shutdown(wait=False, cancel_futures=True)
         self.elsewhere.shutdown(wait=False, cancel_futures=True)
+        self.making.shutdown(wait=False, cancel_futures=True)
 
 
 class ColdPages:

@@ -72,7 +72,11 @@ class PrecomputedViews:
         app = self._app
         with app.store.read() as txn:
             target = self._target(request, txn)
-        pool = app.pools.elsewhere if is_elsewhere(target.instance.properties) else app.pools.heavy
+        pool = app.pools.heavy
+        if is_elsewhere(target.instance.properties):
+            pool = app.pools.elsewhere
+        elif _form_and_rest(request.segments[4:])[1][:1] in (["mesh"], ["skeletons"]):
+            pool = app.pools.making
         work = partial(self._run, request)
         await sending.answer(await asyncio.get_running_loop().run_in_executor(pool, work))
 
