@@ -217,8 +217,8 @@ def joined(parts: Sequence[Centrelines], resolution_nm: Sequence[float], paramet
     count = len(kept)
     radii = np.full(count, np.inf, np.float32)
     np.minimum.at(radii, vertex, np.concatenate([part.radii for part in parts]))
-    loose = np.zeros(count, np.bool_)
-    loose[vertex[np.concatenate([part.contacts for part in parts])]] = True
+    # what is a branch of its own in a sliver that lies in another block may be none of the whole
+    loose = np.full(count, any(part.contacts.any() for part in parts))
     resolution = np.asarray(resolution_nm, np.float64)
     places = (positions + 0.5) * resolution
 
@@ -230,7 +230,6 @@ def joined(parts: Sequence[Centrelines], resolution_nm: Sequence[float], paramet
     price = np.linalg.norm(places[edges[:, 0]] - places[edges[:, 1]], axis=1) / thin**2
     edges = edges[np.lexsort((edges[:, 1], edges[:, 0], price))]
     is_kept, tree = skeleton_graph.spanning_forest(edges, count)
-    loose[edges[~is_kept].reshape(-1)] = True
     edges = edges[is_kept]
 
     totals = np.zeros(count, np.int64)
