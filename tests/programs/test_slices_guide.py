@@ -22,9 +22,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from fascicle.cli.convert import convert
+from fascicle.volumes import open_volume
 
 pytestmark = pytest.mark.slow
-SIZE = (150, 140, 70)  # x, y, z
+SIZE = (90, 70, 40)  # x, y, z
 
 
 def run(program: str, *arguments: str) -> None:
@@ -66,8 +67,11 @@ def compared(folder: Path, target: Path) -> tuple[dict[str, bytes], dict[str, by
     return ours, others
 
 
-@pytest.mark.parametrize("layout", ["flat", "nested"])
-@pytest.mark.parametrize(("edge", "resolution"), [(32, [8, 8, 8]), (32, [4, 4, 40])], ids=["cubes", "flat voxels"])
+@pytest.mark.parametrize(
+    ("layout", "edge", "resolution"),
+    [("flat", 32, [8, 8, 8]), ("nested", 16, [4, 4, 40])],
+    ids=["cubes", "flat voxels"],
+)
 def test_labels(tmp_path: Path, layout: str, edge: int, resolution: list[int]) -> None:
     rng = np.random.default_rng(2)
     small = rng.integers(0, 50, (-(-SIZE[2] // 7), -(-SIZE[1] // 7), -(-SIZE[0] // 7)))
@@ -82,10 +86,17 @@ def test_labels(tmp_path: Path, layout: str, edge: int, resolution: list[int]) -
     arguments += ["--resolution", ",".join(map(str, resolution)), *(["--nested"] if layout == "nested" else [])]
     done = CliRunner().invoke(convert, [*arguments, "--quiet"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    ours, others = compared(tmp_path / "theirs", tmp_path / "ours")
+    ours, _ = compared(tmp_path / "theirs", tmp_path / "ours")
     assert all(name.endswith(".gz") for name in ours)
     assert len(ours) > 20
-    assert ours == others
+    # the encoders put tables and values in another order, so voxels are compared
+    for scale, found in enumerate(json.loads((tmp_path / "ours/info").read_bytes())["scales"]):
+        with (
+            open_volume(str(tmp_path / "ours"), scale=scale) as one,
+            open_volume(str(tmp_path / "theirs"), scale=scale) as other,
+        ):
+            assert one.shape_zyx == tuple(found["size"][::-1])
+            assert np.array_equal(one.read((0, 0, 0), one.shape_zyx), other.read((0, 0, 0), one.shape_zyx))
 
 
 def test_gray_images(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def _options(spec: Any, rest: dict[str, Any]) -> ConvertOptions:
             block=rest.pop("block"),
             as_neuroglancer_scripts=bool(style),
         ),
-        scaling="thin" if keep_thin else scaling or ("majority" if style else ""),
+        scaling="thin" if keep_thin else scaling,
         gzip=bool(gzip),
         memory_bytes=rest.pop("memory"),
         workers=rest.pop("workers") or 0,

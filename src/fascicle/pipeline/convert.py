@@ -239,7 +239,8 @@ class _Conversion:
         self._workers = options.workers or usual_workers()
         self._source, kind = _adapted(pyramid, options)
         self.info = _planned(self._source, kind, options)
-        self._scaling = options.scaling or (LABELS if kind == "segmentation" else MEAN)
+        of_labels = MAJORITY if options.scales.as_neuroglancer_scripts else LABELS
+        self._scaling = options.scaling or (of_labels if kind == "segmentation" else MEAN)
         if self._scaling not in SCALINGS:
             raise BadRequest(f"the scaling {self._scaling!r} is none of {', '.join(SCALINGS)}")
         if self._scaling != MEAN and self._source.dtype.kind not in "iu":

@@ -41,7 +41,7 @@ class ScaleOptions:
     block: Triple = (8, 8, 8)
     """Of compressed segmentation."""
     as_neuroglancer_scripts: bool = False
-    """Name scales by their finest edge (`8nm` instead of `8_8_8`), and make as many as that program does."""
+    """Name scales by their finest edge (`8nm`), make as many as that program does, and count 0 among labels."""
 
 
 def delays(resolution: Reals) -> Triple:
