@@ -11,6 +11,7 @@ from numba import njit
 
 from fascicle.kernels.label_codec import bits_for, row_word
 from fascicle.kernels.memory import (
+    bytes_at,
     count_ones,
     load_u16,
     load_u32,
@@ -178,12 +179,8 @@ def _mask_word(masks, at, left):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def mask_runs(masks, touched, gx, gy, gz, box, x0, y0, z0):  # type: ignore[no-untyped-def]
-    """Maximal runs i32[k,4] (x, y, z, length) of a mask, sorted by z, y, x, shifted by (x0, y0, z0).
-
-    `touched` is that of `block_mask`; `box` is i64[6]: first z, y, x and end z, y, x inside of the block; voxels
-    outside of it are left out.
-    """
+def count_runs(masks, touched, gx, gy, gz, box):  # type: ignore[no-untyped-def]
+    """How many runs `write_runs` writes."""
     count = np.int64(0)
     z_first, y_first, x_first = max(box[0], 0), max(box[1], 0), max(box[2], 0)
     z_end, y_end, x_end = min(box[3], 8 * gz), min(box[4], 8 * gy), min(box[5], 8 * gx)
@@ -199,8 +196,18 @@ def mask_runs(masks, touched, gx, gy, gz, box, x0, y0, z0):  # type: ignore[no-u
                     word = _clip_word(word, 8 * b, x_first, x_end)
                     count += np.int64(count_ones(word & ~((word << np.uint64(1)) | carry)))
                 carry = word >> np.uint64(63)
-    runs = np.empty((count, 4), np.int32)
-    n = 0
+    return count
+
+
+@njit(cache=True, nogil=True)
+def write_runs(masks, touched, gx, gy, gz, box, x0, y0, z0, runs, n):  # type: ignore[no-untyped-def]
+    """Write maximal runs (x, y, z, length) of a mask, sorted by z, y, x, shifted by (x0, y0, z0), to runs i32[.,4].
+
+    They go to row n and those after it. `touched` is that of `block_mask`; `box` is i64[6]: first z, y, x and end z,
+    y, x inside of the block; voxels outside of it are left out.
+    """
+    z_first, y_first, x_first = max(box[0], 0), max(box[1], 0), max(box[2], 0)
+    z_end, y_end, x_end = min(box[3], 8 * gz), min(box[4], 8 * gy), min(box[5], 8 * gx)
     for z in range(z_first, z_end):
         for y in range(y_first, y_end):
             if touched[(z >> 3) * gy + (y >> 3)] == 0:
@@ -233,17 +240,55 @@ def mask_runs(masks, touched, gx, gy, gz, box, x0, y0, z0):  # type: ignore[no-u
                 runs[n, 2] = z + z0
                 runs[n, 3] = 8 * gx - open_at
                 n += 1
-    return runs
 
 
 @njit(cache=True, nogil=True)
 def label_runs(data, start, n, gx, gy, gz, wanted, box, x0, y0, z0):  # type: ignore[no-untyped-def]
-    """Runs of the chosen table entries of a block; see `mask_runs`."""
+    """Runs i32[k,4] of the chosen table entries of a block; see `write_runs`."""
     masks = np.zeros(64 * gx * gy * gz, np.uint8)
     touched = np.zeros(gy * gz, np.uint8)
     if not block_mask(data, start, n, gx, gy, gz, wanted, masks, touched):
         return np.empty((0, 4), np.int32)
-    return mask_runs(masks, touched, gx, gy, gz, box, x0, y0, z0)
+    runs = np.empty((count_runs(masks, touched, gx, gy, gz, box), 4), np.int32)
+    write_runs(masks, touched, gx, gy, gz, box, x0, y0, z0, runs, np.int64(0))
+    return runs
+
+
+@njit(cache=True, nogil=True)
+def runs_of_blocks(blocks, corners, gx, gy, gz, wanted, box):  # type: ignore[no-untyped-def]
+    """Runs i32[k,4] of the chosen table entries of many blocks, and how many there are up to the end of each, i64[n].
+
+    blocks i64[n,4] are the address and size of a block's parts F, G and H, how many entries its table has, and where
+    those begin in `wanted` u8. corners i64[n,3] are the blocks' first voxels x, y, z; `box` i64[6] is as that of
+    `write_runs`, but counts as corners do.
+    """
+    n = blocks.shape[0]
+    ends = np.empty(n, np.int64)
+    out = np.empty((1024, 4), np.int32)
+    used = np.int64(0)
+    masks = np.empty(64 * gx * gy * gz, np.uint8)
+    touched = np.empty(gy * gz, np.uint8)
+    inside = np.empty(6, np.int64)
+    for b in range(n):
+        masks[:] = 0
+        touched[:] = 0
+        x, y, z = corners[b, 0], corners[b, 1], corners[b, 2]
+        data = bytes_at(blocks[b, 0], blocks[b, 1])
+        entries, first = blocks[b, 2], blocks[b, 3]
+        if block_mask(data, 0, entries, gx, gy, gz, wanted[first : first + entries], masks, touched):
+            for side in range(2):
+                inside[3 * side] = box[3 * side] - z
+                inside[3 * side + 1] = box[3 * side + 1] - y
+                inside[3 * side + 2] = box[3 * side + 2] - x
+            end = used + count_runs(masks, touched, gx, gy, gz, inside)
+            if end > out.shape[0]:
+                larger = np.empty((2 * end, 4), np.int32)
+                larger[:used] = out[:used]
+                out = larger
+            write_runs(masks, touched, gx, gy, gz, inside, x, y, z, out, used)
+            used = end
+        ends[b] = used
+    return out[:used], ends
 
 
 @njit(cache=True, nogil=True)

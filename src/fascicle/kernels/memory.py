@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba import extending
+from numba import carray, extending, njit  # type: ignore[attr-defined]
 from numba.core import cgutils, types
 
 _BYTE = ir.IntType(8)
@@ -147,3 +148,17 @@ u8_at = _address_loader(types.uint8)
 u16_at = _address_loader(types.uint16)
 u32_at = _address_loader(types.uint32)
 u64_at = _address_loader(types.uint64)
+
+
+@intrinsic
+def _pointer(typingctx: Any, address: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.int64), codegen
+
+
+@njit(cache=True, nogil=True, inline="always")
+def bytes_at(address, size):  # type: ignore[no-untyped-def]
+    """The `size` bytes at a machine address (i64) as an array u8."""
+    return carray(_pointer(address), size, np.uint8)

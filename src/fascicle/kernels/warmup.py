@@ -23,6 +23,7 @@ def warm_up() -> float:
     _streams()
     _annotations()
     _volume_chunks()
+    _meshes()
     return time.perf_counter() - begin
 
 
@@ -52,6 +53,7 @@ def _label_blocks() -> None:
     wanted = label_block.table(block) < np.uint64(200)
     found = label_block.runs(block, wanted, (0, 0, 0), ((0, 0, 0), (9, 9, 9)))
     label_block.join_runs(found)
+    label_block.runs_of_blocks([block], [wanted], np.zeros((1, 3), np.int64))
     label_block.binary_block(block, wanted)
     label_block.replace_in_runs(block, 1, 1000, 1001, found, (0, 0, 0))
     downres.halve_into(block, np.empty((8, 8, 8), np.uint64))
@@ -115,6 +117,18 @@ def _volume_chunks() -> None:
         encoded = volume_chunks.encode(labels, "compressed_segmentation")
         volume_chunks.decode(encoded, "compressed_segmentation", labels.shape, labels.dtype)
         volume_chunks.decode_into(encoded, "compressed_segmentation", np.empty((8, 8, 16), dtype)[..., :8], 0, 1)
+
+
+def _meshes() -> None:
+    from fascicle.formats import multires_mesh
+    from fascicle.kernels import decimation, marching_cubes
+
+    numbers = np.zeros((6, 6, 6), np.int32)
+    numbers[1:5, 1:5, 1:5] = 1
+    _, vertices, _, triangles = marching_cubes.surfaces(numbers, 1)
+    free, far = np.zeros(len(vertices), np.bool_), np.full(3, np.inf)
+    mesh = decimation.decimate(vertices * np.ones(3), triangles, free, 0.5, -far, far)
+    multires_mesh.encode([mesh, mesh], [1.0, 2.0], depth=2)
 
 
 def _annotations() -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PARTS = "fascicle.parts"
-"""Extension of ASGI: the body of a message that more follow may be a list of buffers."""
+"""Extension of ASGI: the body of a message may be a list of buffers, if it is not the end of a chunked answer."""
 LARGEST_HEAD_BYTES = 16 << 20
 """URL and headers of a request together; keys of some hundred kilobytes are in use."""
 QUICK_BODY_BYTES = 1 << 20

@@ -118,14 +118,19 @@ class Volume:
     size_xyz: Triple
     cache: BlockCache | None
 
-    def parts(self) -> Iterator[tuple[Triple, label_block.LabelBlock, NDArray[np.bool_]]]:
-        """(first voxel x, y, z, block, wanted table entries) of the stored blocks that may hold voxels of it."""
+    def _batches(self) -> Iterator[tuple[NDArray[np.int64], list[label_block.LabelBlock], list[NDArray[np.bool_]]]]:
+        """(first voxels i64[n,3] x, y, z, blocks, wanted table entries) of the stored blocks that may hold voxels."""
         places, handles = blocks.find_blocks(self.view, self.scale, self.codes)
-        corners = (block_xyz(self.codes[places]) * self.size_xyz).tolist()
+        corners = block_xyz(self.codes[places]).astype(np.int64) * self.size_xyz
         for begin in range(0, len(handles), blocks.BATCH_BLOCKS):
             opened = blocks.open_blocks(self.view, handles[begin : begin + blocks.BATCH_BLOCKS], self.cache)
             chosen = _wanted([block.table for block in opened], self.supervoxels)
-            for (x, y, z), block, wanted in zip(corners[begin:], opened, chosen, strict=False):
+            yield corners[begin : begin + len(opened)], opened, chosen
+
+    def parts(self) -> Iterator[tuple[Triple, label_block.LabelBlock, NDArray[np.bool_]]]:
+        """(first voxel x, y, z, block, wanted table entries) of the stored blocks that may hold voxels of it."""
+        for corners, opened, chosen in self._batches():
+            for (x, y, z), block, wanted in zip(corners.tolist(), opened, chosen, strict=True):
                 if wanted.any():
                     yield (x, y, z), block, wanted
 
@@ -134,12 +139,15 @@ class Volume:
         box = None if bounds is None or not bounds.given else (bounds.low_xyz, bounds.high_xyz)
         layer: list[Runs] = []
         at = 0
-        for corner, block, wanted in self.parts():
-            if layer and corner[2] != at:
-                yield label_block.join_runs(np.concatenate(layer))
-                layer = []
-            at = corner[2]
-            layer.append(label_block.runs(block, wanted, corner, box))
+        for corners, opened, chosen in self._batches():
+            found, ends = label_block.runs_of_blocks(opened, chosen, corners, box)
+            starts = np.flatnonzero(np.diff(corners[:, 2], prepend=corners[0, 2] - 1))
+            for first, last in zip(starts.tolist(), [*starts[1:].tolist(), len(corners)], strict=True):
+                if layer and int(corners[first, 2]) != at:
+                    yield label_block.join_runs(np.concatenate(layer))
+                    layer = []
+                at = int(corners[first, 2])
+                layer.append(found[ends[first - 1] if first else 0 : ends[last - 1]])
         if layer:
             yield label_block.join_runs(np.concatenate(layer))
 
