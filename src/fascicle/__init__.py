@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from fascicle.client.jobs import export as export
     from fascicle.client.jobs import fix_names as fix_names
     from fascicle.client.jobs import ingest as ingest
+    from fascicle.client.jobs import lookup as lookup
+    from fascicle.client.jobs import lookup_table as lookup_table
     from fascicle.client.jobs import mesh as mesh
     from fascicle.client.jobs import mirror as mirror
     from fascicle.client.jobs import shot as shot
@@ -39,6 +41,8 @@ _LAZY = {
     "skeletonize": (_JOBS, "skeletonize"),
     "mirror": (_JOBS, "mirror"),
     "export": (_JOBS, "export"),
+    "lookup": (_JOBS, "lookup"),
+    "lookup_table": (_JOBS, "lookup_table"),
     "view": (_JOBS, "view"),
     "shot": (_JOBS, "shot"),
     "fix_names": (_JOBS, "fix_names"),

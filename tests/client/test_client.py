@@ -239,3 +239,32 @@ def test_importing_the_package_imports_nothing() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
     code = "import fascicle; [getattr(fascicle, name) for name in fascicle._LAZY]; print('all')"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "all"
+
+
+def test_the_commands_as_functions(tmp_path: Path) -> None:
+    """From an array to a volume with meshes and skeletons, a mirror of it, and labels at points."""
+    labels = np.zeros((32, 40, 48), np.uint64)
+    labels[4:28, 4:18, 4:44], labels[4:28, 22:36, 4:44] = 7, 2**63 + 1
+    np.save(tmp_path / "labels.npy", labels)
+    place = str(tmp_path / "seg")
+    volume = fascicle.convert(
+        str(tmp_path / "labels.npy"),
+        place,
+        kind="segmentation",
+        resolution_nm=(8, 8, 16),
+        offset_xyz=(100, 0, 0),
+        scales=1,
+    )
+    assert [scale.resolution for scale in volume.info.scales] == [(8, 8, 16), (16, 16, 16)]
+    assert fascicle.mesh(place, f"{place}/mesh", workers=1, bodies=(7,)).meshes == 1
+    made = fascicle.skeletonize(place, f"{place}/skeletons", workers=1, dust=10, constant_nm=50, scale_factor=1)
+    assert (made.skeletons, made.linked) == (2, True)
+    copied = fascicle.mirror(place, tmp_path / "copy", scales=(1,))
+    assert copied.scales == ("16_16_16",)
+    found = fascicle.lookup(place, [[110, 10, 10], [110, 30, 10], [110, 20, 10], [0, 0, 0]])
+    assert found.tolist() == [7, 2**63 + 1, 0, 0]
+    (tmp_path / "points.csv").write_text("x,y,z\n110,10,10\n")
+    assert fascicle.lookup_table(place, tmp_path / "points.csv", tmp_path / "out.csv").points == 1
+    assert (tmp_path / "out.csv").read_text().split()[1].endswith(",7")
+    with pytest.raises(TypeError, match="nonsense"):
+        fascicle.convert(str(tmp_path / "labels.npy"), place, nonsense=1)

@@ -13,7 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from numpy.typing import ArrayLike, NDArray
 
 from fascicle.client.volumes import LabelArray, VolumeArray
 from fascicle.errors import BadRequest
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from fascicle.pipeline.convert import ConvertResult
     from fascicle.pipeline.export import ExportResult
     from fascicle.pipeline.ingest import IngestSummary
+    from fascicle.pipeline.lookup import LookupResult
     from fascicle.pipeline.mesh import MeshResult
     from fascicle.pipeline.mirror import MirrorResult
     from fascicle.pipeline.object_names import FixedNames
@@ -233,6 +236,43 @@ def export(
     else:
         spec = spec_of(source)
     return run(spec, destination, ExportOptions(**options), progress)
+
+
+def lookup(
+    source: Source,
+    points_xyz: ArrayLike,
+    *,
+    unit: Literal["voxels", "nm"] = "voxels",
+    scale: int = 0,
+    progress: Progress | None = None,
+) -> NDArray[Any]:
+    """The labels [n] at points [n, 3] of x, y, z, each chunk fetched once: u64, or the volume's type if that is signed.
+
+    Points are voxels of the finest scale with the volume's offset, or nanometres, rounded down; `scale` is the one that
+    is read. Outside of the volume the label is 0.
+
+    >>> fascicle.lookup("mirror/segmentation", [[1000, 2000, 300]])        # doctest: +SKIP
+    array([5813031], dtype=uint64)
+    """
+    from fascicle.pipeline.lookup import labels_at
+
+    return labels_at(spec_of(source), points_xyz, unit=unit, scale=scale, progress=progress)
+
+
+def lookup_table(
+    source: Source, points: str | Path, destination: str | Path, *, progress: Progress | None = None, **options: Any
+) -> LookupResult:
+    """Read a table of points (CSV, Parquet, npy) and write it again with a column of labels.
+
+    Options of `LookupOptions`: `columns` (names of x, y and z), `unit`, `scale`, `label_column`.
+
+    >>> fascicle.lookup_table("mirror/segmentation", "synapses.csv", "out.csv").background        # doctest: +SKIP
+    3
+    """
+    from fascicle.pipeline.lookup import LookupOptions
+    from fascicle.pipeline.lookup import lookup as run
+
+    return run(spec_of(source), str(points), str(destination), LookupOptions(**options), progress)
 
 
 def view(*sources: Source, **options: Any) -> ViewResult:
