@@ -28,12 +28,18 @@ def test_points_by_chunk(seed: int, count: int) -> None:
         expected.append(x + grid[0] * (y + grid[1] * z) if inside else -1)
     assert cells.tolist() == expected
 
-    starts, order = np.zeros(int(np.prod(grid)) + 1, np.int64), np.empty(count, np.int64)
-    inside = chunk_points.grouped(cells, starts, order)
+    starts = np.zeros(int(np.prod(grid)) + 1, np.int64)
+    order, places = np.empty(count, np.int64), np.empty(count, np.int64)
+    inside = chunk_points.grouped(cells, points, offset, chunk, starts, order, places)
     assert inside == sum(cell >= 0 for cell in expected)
     for cell in range(len(starts) - 1):
         members = order[starts[cell] : starts[cell + 1]].tolist()
         assert members == [i for i, found in enumerate(expected) if found == cell]
+    again = np.empty(inside, np.int64)
+    chunk_points.places_of(points, offset, chunk, order[:inside], again)
+    for k, i in enumerate(order[:inside].tolist()):
+        x, y, z = ((points[i] - offset) % chunk).tolist()
+        assert places[k] == again[k] == x + (y << 21) + (z << 42)
 
 
 @settings(max_examples=40)
@@ -50,12 +56,13 @@ def test_labels_without_decoding(
     rng = np.random.default_rng(seed)
     volume = rng.integers(0, min(labels, np.iinfo(dtype).max), shape, np.uint64).astype(dtype)
     data = volume_chunks.encode(volume[None], "compressed_segmentation", block)
-    corner = rng.integers(-100, 100, 3)
     local = rng.integers(0, shape[::-1], (50, 3))
     out = np.full(60, 7, np.uint64)
     order = rng.permutation(50)[:40]
     words = volume_chunks.segmentation_channel(data, 0, 1)
-    arguments = (np.array(block), np.array(shape[::-1]), frozen(local + corner), corner, frozen(order), out)
+    x, y, z = local[order].T
+    places = frozen(x | y << 21 | z << 42)
+    arguments = (np.array(block), np.array(shape[::-1]), places, frozen(order), out)
     assert chunk_points.segmentation_at(words, *arguments, dtype == "uint64")
     expected = np.full(60, 7, np.uint64)
     for i in order:
@@ -64,7 +71,7 @@ def test_labels_without_decoding(
     assert np.array_equal(out, expected)
 
     raw = np.zeros(60, dtype)
-    chunk_points.raw_at(frozen(volume), frozen(local + corner), corner, frozen(order), raw)
+    chunk_points.raw_at(frozen(volume), places, frozen(order), raw)
     assert np.array_equal(raw[order], expected[order].astype(dtype))
 
 
@@ -77,9 +84,9 @@ def test_damage_stays_within_the_chunk(seed: int, damage: bytes) -> None:
     at = int(rng.integers(4, len(data)))
     data[at : at + len(damage)] = damage
     words = frozen(np.frombuffer(bytes(data[4 : len(data) - len(data) % 4]), "<u4"))
-    points = frozen(rng.integers(0, (16, 8, 8), (30, 3)))
+    x, y, z = rng.integers(0, (16, 8, 8), (30, 3)).T
     out = np.zeros(30, np.uint64)
-    place = (np.full(3, 8), np.array([16, 8, 8]), points, np.zeros(3, np.int64), frozen(np.arange(30)), out)
+    place = (np.full(3, 8), np.array([16, 8, 8]), frozen(x | y << 21 | z << 42), frozen(np.arange(30)), out)
     assert chunk_points.segmentation_at(words, *place, True) in (True, False)
     assert not chunk_points.segmentation_at(words[:3], *place, True)
 
@@ -87,5 +94,5 @@ def test_damage_stays_within_the_chunk(seed: int, damage: bytes) -> None:
 @pytest.mark.parametrize("width", [3, 33, 255])
 def test_widths_that_do_not_exist(width: int) -> None:
     words = frozen(np.array([2 | width << 24, 2, 0, 0, 0, 0], np.uint32))
-    place = (np.full(3, 8), np.full(3, 8), frozen(np.zeros((1, 3), np.int64)), np.zeros(3, np.int64))
-    assert not chunk_points.segmentation_at(words, *place, frozen(np.zeros(1, np.int64)), np.zeros(1, np.uint64), True)
+    one = frozen(np.zeros(1, np.int64))
+    assert not chunk_points.segmentation_at(words, np.full(3, 8), np.full(3, 8), one, one, np.zeros(1, np.uint64), True)

@@ -193,7 +193,8 @@ def test_csv(
     monkeypatch.setattr(point_tables, "has_arrow", lambda: arrow)
     points = some_points(50)
     rows = [["id", "name", "Z", "Y", "X"]]
-    rows += [[f"00{i}", 'a "b", c\nd', str(z), f" {y + 0.5:.2f}", str(x)] for i, (x, y, z) in enumerate(points.tolist())]
+    for i, (x, y, z) in enumerate(points.tolist()):
+        rows.append([f"00{i}", 'a "b", c\nd', str(z), f" {y + 0.5:.2f}", str(x)])
     for name in ("points.csv", "points.csv.gz"):
         with (tmp_path / "points.csv").open("w", newline="") as file:
             csv.writer(file).writerows(rows)

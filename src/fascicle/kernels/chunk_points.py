@@ -10,6 +10,10 @@ from numba import njit
 
 from fascicle.kernels.memory import load_u32, load_u64
 
+PLACE_MASK = (1 << 21) - 1
+MOST_EDGE = 1 << 21
+"""Voxels along an edge of a chunk."""
+
 
 @njit(cache=True, nogil=True)
 def cells_of(points, offset, size, chunk, grid, cells):  # type: ignore[no-untyped-def]
@@ -24,9 +28,26 @@ def cells_of(points, offset, size, chunk, grid, cells):  # type: ignore[no-untyp
             cells[i] = x // chunk[0] + grid[0] * (y // chunk[1] + grid[1] * (z // chunk[2]))
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _packed(points, i, offset, chunk):  # type: ignore[no-untyped-def]
+    """A point's place in its chunk."""
+    x = (points[i, 0] - offset[0]) % chunk[0]
+    y = (points[i, 1] - offset[1]) % chunk[1]
+    z = (points[i, 2] - offset[2]) % chunk[2]
+    return x | y << 21 | z << 42
+
+
 @njit(cache=True, nogil=True)
-def grouped(cells, starts, order):  # type: ignore[no-untyped-def]
-    """Sort points by chunk: `order` i64[n] gets their numbers, those of chunk c from starts[c] to starts[c + 1].
+def places_of(points, offset, chunk, order, places):  # type: ignore[no-untyped-def]
+    """Where the points of `order` are in their chunks, in `places` i64: x, y, z in 21 bits each, x lowest."""
+    for k in range(order.size):
+        places[k] = _packed(points, order[k], offset, chunk)
+
+
+@njit(cache=True, nogil=True)
+def grouped(cells, points, offset, chunk, starts, order, places):  # type: ignore[no-untyped-def]
+    """Sort points by chunk: `order` i64[n] gets their numbers, those of chunk c from starts[c] to starts[c + 1], and
+    `places` i64[n] what `places_of` tells.
 
     `starts` i64[chunks + 1] is zeros. Points outside of the volume are left out; returns how many there are inside.
     """
@@ -41,6 +62,7 @@ def grouped(cells, starts, order):  # type: ignore[no-untyped-def]
         c = cells[i]
         if c >= 0:
             order[starts[c]] = i
+            places[starts[c]] = _packed(points, i, offset, chunk)
             starts[c] += 1
     for c in range(starts.size - 1, 0, -1):
         starts[c] = starts[c - 1]
@@ -49,11 +71,11 @@ def grouped(cells, starts, order):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def segmentation_at(words, block, shape, points, corner, order, out, wide):  # type: ignore[no-untyped-def]
+def segmentation_at(words, block, shape, places, order, out, wide):  # type: ignore[no-untyped-def]
     """Labels of compressed segmentation, one header, one word and one table entry each.
 
-    `words` u32 of one channel; `block`, `shape` (the chunk's) and `corner` (its first voxel) x, y, z; `order` i64 has
-    the numbers of the points that are asked for. False if an offset leads outside of the channel.
+    `words` u32 of one channel; `block` and `shape` (the chunk's) x, y, z; the label at places[k] goes to out[order[k]].
+    False if an offset leads outside of the channel.
     """
     bx, by, bz = block[0], block[1], block[2]
     gx = (shape[0] + bx - 1) // bx
@@ -64,10 +86,9 @@ def segmentation_at(words, block, shape, points, corner, order, out, wide):  # t
         return False
     per_label = 2 if wide else 1
     for k in range(order.size):
-        i = order[k]
-        x = points[i, 0] - corner[0]
-        y = points[i, 1] - corner[1]
-        z = points[i, 2] - corner[2]
+        x = places[k] & PLACE_MASK
+        y = places[k] >> 21 & PLACE_MASK
+        z = places[k] >> 42
         cx, cy, cz = x // bx, y // by, z // bz
         at = 2 * (cx + gx * (cy + gy * cz))
         head = np.int64(words[at])
@@ -84,13 +105,12 @@ def segmentation_at(words, block, shape, points, corner, order, out, wide):  # t
             table += per_label * number
         if table + per_label > size:
             return False
-        out[i] = load_u64(words, 4 * table) if wide else np.uint64(load_u32(words, 4 * table))
+        out[order[k]] = load_u64(words, 4 * table) if wide else np.uint64(load_u32(words, 4 * table))
     return True
 
 
 @njit(cache=True, nogil=True)
-def raw_at(voxels, points, corner, order, out):  # type: ignore[no-untyped-def]
-    """Voxels [z, y, x] of a chunk at the points of `order`, as they are, in `out` of their type."""
+def raw_at(voxels, places, order, out):  # type: ignore[no-untyped-def]
+    """Voxels [z, y, x] of a chunk at its places: voxels[places[k]] goes to out[order[k]]."""
     for k in range(order.size):
-        i = order[k]
-        out[i] = voxels[points[i, 2] - corner[2], points[i, 1] - corner[1], points[i, 0] - corner[0]]
+        out[order[k]] = voxels[places[k] >> 42, places[k] >> 21 & PLACE_MASK, places[k] & PLACE_MASK]

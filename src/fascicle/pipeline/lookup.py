@@ -133,9 +133,9 @@ def _labels_of(
     if isinstance(volume, VersionScale) and volume.is_labelmap:
         _of_version(volume, voxels, groups, out, progress)
     elif isinstance(volume, PrecomputedVolume):
-        _of_precomputed(volume, voxels, groups, out, progress)
+        _of_precomputed(volume, groups, out, progress)
     else:
-        _of_chunks(volume, voxels, groups, out, progress)
+        _of_chunks(volume, groups, out, progress)
     return out
 
 
@@ -150,7 +150,8 @@ def voxels_of(pyramid: Pyramid, points: ArrayLike, unit: Unit, scale: int) -> Po
     if factors == (1.0, 1.0, 1.0) and array.dtype.kind == "i":
         return np.ascontiguousarray(array, np.int64)
     if factors == (1.0, 1.0, 1.0) and array.dtype.kind == "u":
-        return np.minimum(array, np.array(_FAR, np.uint64)).astype(np.int64)
+        near: Points = np.minimum(array, np.array(_FAR, np.uint64)).astype(np.int64)
+        return near
     places = array.astype(np.float64)
     wrong = np.flatnonzero(~np.isfinite(places).all(axis=1))
     if len(wrong):
@@ -184,21 +185,27 @@ class Groups:
         self.chunk = np.array(volume.chunk_zyx[::-1], np.int64)
         self.offset = np.array(volume.offset_xyz, np.int64)
         self.grid = -(-self.size // self.chunk)
+        if self.chunk.max() > chunk_points.MOST_EDGE:
+            raise BadRequest(f"{volume.name} has chunks of {self.chunk.tolist()} voxels: too long for look-ups")
         cells = np.empty(len(points), np.int64)
         chunk_points.cells_of(points, self.offset, self.size, self.chunk, self.grid, cells)
         count = int(np.prod(self.grid, dtype=object))
         if count <= max(1 << 16, 4 * len(points)):
             order = np.empty(len(points), np.int64)
             starts = np.zeros(count + 1, np.int64)
-            inside = chunk_points.grouped(cells, starts, order)
+            places = np.empty(len(points), np.int64)
+            inside = chunk_points.grouped(cells, points, self.offset, self.chunk, starts, order, places)
             self.cells = np.flatnonzero(np.diff(starts))
             self.starts = np.append(starts[self.cells], inside)
-            self.order = order[:inside]
+            self.order, self.places = frozen(order[:inside]), frozen(places[:inside])
         else:
             order = np.argsort(cells)
             ordered = cells[order]
             first = int(np.searchsorted(ordered, 0))
-            self.order, ordered = order[first:], ordered[first:]
+            self.order, ordered = frozen(order[first:]), ordered[first:]
+            places = np.empty(len(self.order), np.int64)
+            chunk_points.places_of(points, self.offset, self.chunk, self.order, places)
+            self.places = frozen(places)
             borders = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])) if len(ordered) else ordered
             self.cells = ordered[borders]
             self.starts = np.append(borders, len(ordered))
@@ -211,13 +218,10 @@ class Groups:
         cell, gx, gy = int(self.cells[number]), int(self.grid[0]), int(self.grid[1])
         return cell % gx, cell // gx % gy, cell // (gx * gy)
 
-    def points(self, number: int) -> NDArray[np.int64]:
-        """The numbers of the points of a group."""
-        return self.order[self.starts[number] : self.starts[number + 1]]
-
-    def corner(self, cell: tuple[int, int, int]) -> NDArray[np.int64]:
-        """The first voxel of a cell, x, y, z, with the volume's offset."""
-        return self.offset + np.array(cell, np.int64) * self.chunk
+    def points(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of the points of a group: their places in the chunk, as kernels want them, and their numbers."""
+        span = slice(self.starts[number], self.starts[number + 1])
+        return self.places[span], self.order[span]
 
 
 class _Meter:
@@ -235,62 +239,54 @@ class _Meter:
                 self._progress("points", self._done, self._total)
 
 
-def _of_precomputed(
-    volume: PrecomputedVolume, points: Points, groups: Groups, out: NDArray[Any], progress: Progress | None
-) -> None:
+def _of_precomputed(volume: PrecomputedVolume, groups: Groups, out: NDArray[Any], progress: Progress | None) -> None:
     numbers = {groups.cell(number): number for number in range(len(groups))}
     meter = _Meter(len(groups.order), progress)
-    read = _reader(volume, points, groups, out)
+    read = _reader(volume, out)
 
     def see(cell: tuple[int, int, int], data: bytes) -> None:
-        order = groups.points(numbers[cell])
-        read(cell, data, order)
+        places, order = groups.points(numbers[cell])
+        read(cell, data, places, order)
         meter.add(len(order))
 
     volume.visit(list(numbers), see)
 
 
 def _reader(
-    volume: PrecomputedVolume, points: Points, groups: Groups, out: NDArray[Any]
-) -> Callable[[tuple[int, int, int], bytes, NDArray[np.int64]], None]:
-    """How the points of a chunk get their labels."""
+    volume: PrecomputedVolume, out: NDArray[Any]
+) -> Callable[[tuple[int, int, int], bytes, Points, Points], None]:
+    """How the points of a chunk get their labels: from its cell, its bytes, their places and their numbers."""
     from fascicle.kernels import chunk_points
 
-    frozen_points = frozen(points)
-
-    def decoded(cell: tuple[int, int, int], data: bytes, order: NDArray[np.int64]) -> None:
-        voxels = volume.decode_cell(data, cell)
-        chunk_points.raw_at(frozen(voxels), frozen_points, groups.corner(cell), frozen(order), out)
+    def decoded(cell: tuple[int, int, int], data: bytes, places: Points, order: Points) -> None:
+        chunk_points.raw_at(frozen(volume.decode_cell(data, cell)), places, order, out)
 
     if volume.scale.encoding != volume_chunks.SEGMENTATION or volume.dtype not in volume_chunks.LABELS:
         return decoded
     block = np.array(volume.scale.block_xyz, np.int64)
     wide = volume.dtype.itemsize == 8
 
-    def without_decoding(cell: tuple[int, int, int], data: bytes, order: NDArray[np.int64]) -> None:
+    def without_decoding(cell: tuple[int, int, int], data: bytes, places: Points, order: Points) -> None:
         start, stop = volume.scale.chunk_span(cell)
         shape = np.array(stop, np.int64) - np.array(start, np.int64)
         with volume.naming(cell):
             words = volume_chunks.segmentation_channel(data, volume.channel, volume.info.num_channels)
-            corner = groups.corner(cell)
-            if not chunk_points.segmentation_at(words, block, shape, frozen_points, corner, frozen(order), out, wide):
+            if not chunk_points.segmentation_at(words, block, shape, places, order, out, wide):
                 raise BadRequest(f"{len(data)} bytes are not a compressed segmentation of {shape.tolist()} voxels")
 
     return without_decoding
 
 
-def _of_chunks(
-    volume: VolumeSource, points: Points, groups: Groups, out: NDArray[Any], progress: Progress | None
-) -> None:
+def _of_chunks(volume: VolumeSource, groups: Groups, out: NDArray[Any], progress: Progress | None) -> None:
     from fascicle.kernels import chunk_points
 
     meter = _Meter(len(groups.order), progress)
-    frozen_points = frozen(points)
 
     def look(number: int) -> None:
-        cell, order = groups.cell(number), groups.points(number)
+        cell = groups.cell(number)
+        places, order = groups.points(number)
         voxels = volume.read(*volume.chunk_box((cell[2], cell[1], cell[0])))
-        chunk_points.raw_at(frozen(voxels), frozen_points, groups.corner(cell), frozen(order), out)
+        chunk_points.raw_at(frozen(voxels), places, order, out)
         meter.add(len(order))
 
     tasks = [_task(look, number) for number in range(len(groups))]
