@@ -22,6 +22,7 @@ MOST_VOXELS = 8 << 20
 """The finest scale with at most so many voxels is drawn."""
 _SHOWN = 24
 _SUPERSAMPLING = 2
+_MOST_PIXELS_APART = 2.0
 _REACH = 2
 _TURN, _TILT = math.radians(35.0), math.radians(25.0)
 _LIGHT = np.array([-0.35, -0.5, -0.8])
@@ -67,14 +68,19 @@ def surface(labels: NDArray[np.uint64]) -> tuple[NDArray[Any], NDArray[Any], NDA
     edge &= inner != 0
     at = np.argwhere(edge)
     ids = inner[edge]
-    normals = np.zeros((len(at), 3))
+    flat = padded.ravel()
+    _, height, width = padded.shape
+    places = ((at[:, 0] + _REACH) * height + at[:, 1] + _REACH) * width + at[:, 2] + _REACH
+    normals = np.zeros((3, len(at)), np.int16)
     steps = range(-_REACH, _REACH + 1)
     for dz in steps:
         for dy in steps:
             for dx in steps:
-                z, y, x = (at + _REACH + (dz, dy, dx)).T
-                normals -= np.outer(padded[z, y, x] == ids, (dz, dy, dx))
-    return at + 0.5, normals, ids
+                same = flat[places + ((dz * height + dy) * width + dx)] == ids
+                for axis, step in enumerate((dz, dy, dx)):
+                    if step:
+                        normals[axis] -= same * np.int16(step)
+    return at + 0.5, normals.T.astype(np.float64), ids
 
 
 def draw(
@@ -92,9 +98,12 @@ def draw(
     facing /= np.maximum(np.linalg.norm(facing, axis=1, keepdims=True), 1e-9)
     light = _LIGHT / np.linalg.norm(_LIGHT)
     shade = 0.35 + 0.65 * np.clip(facing @ light, 0, 1)
-    columns, rows = width * _SUPERSAMPLING, height * _SUPERSAMPLING
     extent = np.maximum(np.abs(seen[:, :2]).max(0) * 2 + spacing * 2, 1e-9)
-    scale = 0.94 * min(columns / extent[0], rows / extent[1])
+    fitting = 0.94 * min(width / extent[0], height / extent[1])
+    # points that are far apart are drawn smaller and enlarged afterwards: there is no more to see in them
+    factor = min(_SUPERSAMPLING, _MOST_PIXELS_APART / (spacing * fitting))
+    columns, rows = math.ceil(width * factor), math.ceil(height * factor)
+    scale = fitting * factor
     size = max(1, math.ceil(spacing * scale * 1.5))
     x = np.floor(seen[:, 0] * scale + columns / 2 - size / 2).astype(np.int64)
     y = np.floor(seen[:, 1] * scale + rows / 2 - size / 2).astype(np.int64)
@@ -114,8 +123,8 @@ def draw(
             where = np.flatnonzero(found)[closer]
             nearest.flat[where] = depth[index[closer]]
             canvas.reshape(-1, 3)[where] = lit[index[closer]]
-    small = Image.fromarray(canvas).resize((width, height), Image.Resampling.BOX)
-    return np.asarray(small)
+    how = Image.Resampling.BOX if factor >= 1 else Image.Resampling.BICUBIC
+    return np.asarray(Image.fromarray(canvas).resize((width, height), how))
 
 
 def _rotation() -> NDArray[np.float64]:
