@@ -387,3 +387,63 @@ def test_real_data(shared: Path, tmp_path: Path) -> None:
         result = CliRunner().invoke(ingest_command.ingest, arguments, catch_exceptions=False)
         assert result.exit_code == 0, result.output
         assert "verified" in result.output
+
+
+def test_several_boxes_are_sent_at_once(folder: Path, tmp_path: Path) -> None:
+    source = saved(tmp_path / "labels.npy", supervoxels((64, 130, 140)))
+    stored = []
+    for workers in (1, 4):
+        options = IngestOptions(
+            repo="r", instance=f"seg{workers}", memory_bytes=1 << 20, block_size=32, workers=workers
+        )
+        with LocalConnection(folder) as connection:
+            summary = ingest(connection, source, options, tmp_path / f"journal{workers}", quiet)
+            path = f"/api/node/{summary.node}/seg{workers}/raw/0_1_2"
+            scales = [connection.request("GET", f"{path}/{size}/0_0_0?scale={k}") for k, size in SIZES_OF_SCALES]
+            stored.append(scales)
+    assert stored[0] == stored[1]
+
+
+SIZES_OF_SCALES = ((0, "160_160_64"), (1, "96_96_32"), (2, "64_64_32"))
+
+
+@pytest.mark.parametrize("offset", [(0, 0, 0), (-13, 40, 7)])
+def test_thin_neurites_are_kept(connection: LocalConnection, tmp_path: Path, offset: tuple[int, int, int]) -> None:
+    labels = np.full((40, 70, 50), 5, np.uint64)
+    labels[:, 35:] = 9
+    labels[:, 41, 23] = 7
+    source = saved(tmp_path / "labels.npy", labels)
+    for keep in (False, True):
+        options = IngestOptions(
+            repo="r", instance=f"seg{keep}", offset_xyz=offset, block_size=32, keep_thin=keep, memory_bytes=1 << 20
+        )
+        summary = ingest(connection, source, options, tmp_path / f"journal{keep}", quiet)
+        assert summary.scales == 2
+        for scale in (0, 1, 2):
+            low = [at >> scale for at in offset]
+            size = [(at + n - 1 >> scale) - a + 1 for at, n, a in zip(offset, (50, 70, 40), low, strict=True)]
+            place = f"{'_'.join(map(str, size))}/{'_'.join(map(str, low))}"
+            data = connection.request("GET", f"/api/node/{summary.node}/seg{keep}/raw/0_1_2/{place}?scale={scale}")
+            voxels = np.frombuffer(data, np.uint64).reshape(size[::-1])
+            fibre = (voxels == 7).any(axis=(1, 2))
+            assert fibre.all() if keep or scale == 0 else not fibre.all()
+            assert set(np.unique(voxels)) <= {0, 5, 7, 9}
+    gray = saved(tmp_path / "gray.npy", gray_volume())
+    with pytest.raises(IngestError, match="kept in a labelmap"):
+        ingest(connection, gray, IngestOptions(repo="r", instance="g", keep_thin=True), tmp_path / "journal", quiet)
+
+
+def test_damage_is_found_at_the_end(
+    connection: LocalConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = saved(tmp_path / "gray.npy", gray_volume())
+    original = LocalConnection.exchange
+
+    def spoiled(self: LocalConnection, method: str, path: str, body: Any) -> tuple[int, bytes]:
+        if method == "POST" and "/raw/" in path:
+            body = bytes([body[0] ^ 1]) + bytes(body)[1:]
+        return original(self, method, path, body)
+
+    monkeypatch.setattr(LocalConnection, "exchange", spoiled)
+    with pytest.raises(IngestError, match="other voxels than were posted"):
+        ingest(connection, source, IngestOptions(repo="r", instance="g", scales=0), tmp_path / "journal", quiet)

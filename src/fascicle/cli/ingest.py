@@ -73,9 +73,15 @@ class Size(click.ParamType[Any]):
 @click.option("--block-size", type=click.IntRange(16, 512), default=64, show_default=True, help="Edge of new blocks.")
 @click.option("--compression", default="", metavar="NAME", help="Of a new instance: lz4, jpeg, jpeg:90, gzip, none.")
 @click.option("--scales", type=click.IntRange(0, 20), help="Number of coarser scales. [until one block holds all]")
-@click.option("--memory", type=Size(), default="2G", show_default=True, help="About so much memory may be used.")
+@click.option("--memory", type=Size(), default="2G", show_default=True, help="So much memory may be used.")
+@click.option(
+    "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Boxes that are sent at once."
+)
+@click.option("--keep-thin", is_flag=True, help="Coarser scales of labels in which thin neurites survive.")
 @click.option("--journal", type=click.Path(path_type=Path, dir_okay=False), help="File that remembers what is done.")
-@click.option("--verify", is_flag=True, help="Read everything back afterwards and compare it with the source.")
+@click.option(
+    "--verify", is_flag=True, help="Compare all of it with the source afterwards, not only checksums of some."
+)
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def ingest(
     source: tuple[str, ...],
@@ -133,23 +139,14 @@ def _run(
     connection: Connection, volume: VolumeSource, options: IngestOptions, journal: Path, check: bool, quiet: bool
 ) -> None:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+    from fascicle.cli.progress import stage_bars
     from fascicle.pipeline.ingest import ingest as run_ingest
     from fascicle.pipeline.ingest import verify as run_verify
 
-    console = Console(stderr=True, quiet=quiet)
-    console.print(str(volume), highlight=False, markup=False)
-    columns = (TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    tasks: dict[str, TaskID] = {}
+    Console(stderr=True, quiet=quiet).print(str(volume), highlight=False, markup=False)
     wrong: list[str] = []
-    with Progress(*columns, console=console, disable=quiet) as bars:
-
-        def progress(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
-
+    with stage_bars(quiet) as progress:
         summary = run_ingest(connection, volume, options, journal, progress)
         if check:
             wrong = run_verify(connection, volume, options, summary.node, progress)

@@ -9,28 +9,33 @@ changes nothing. Coarser scales of images are made from what was stored, unit by
 from __future__ import annotations
 
 import hashlib
+import queue
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lz4.block
 import numpy as np
+from isal import isal_zlib
 from numpy.typing import NDArray
 
-from fascicle.datatypes.voxel_requests import Triple
 from fascicle.pipeline.ingest_connections import Body, Connection, IngestError
 from fascicle.pipeline.ingest_mapping import bodies_of, mapping_messages, read_mapping
+from fascicle.pipeline.ingest_options import LAYER_SHARE, IngestOptions
 from fascicle.pipeline.ingest_plan import Box, aligned, box_between, clipped, coarser_scales, halved, past, tiling
+from fascicle.pipeline.ingest_thin import make_thin, thin_units
 from fascicle.pipeline.journal import Journal
 from fascicle.pipeline.version_choice import choose_version, make_repo
 from fascicle.volumes import VolumeSource
 
 Voxels = NDArray[Any]
 Progress = Callable[[str, int, int], None]
-"""Called with a stage, the number of its steps that are done, and how many there are."""
+"""Called with a stage, how many voxels of it (of a mapping: messages) are done, and how many there are."""
 
 IMAGE_DTYPES: dict[str, np.dtype[Any]] = {
     "uint8blk": np.dtype("u1"),
@@ -41,34 +46,8 @@ IMAGE_DTYPES: dict[str, np.dtype[Any]] = {
 }
 LABELS = "labelmap"
 TYPENAMES = (LABELS, *IMAGE_DTYPES)
-UNIT_LIMIT_BYTES = 128 << 20
-MEMORY_SHARE = 12
-"""A unit takes this part of the allowed memory: it is held several times, as read, as posted and by the server."""
-
-
-LAYER_SHARE = 4
-"""Planes that several units share are kept if they take at most this part of the allowed memory."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IngestOptions:
-    """What to ingest into which instance.
-
-    `uuid` names a version; `repo` is an alias, whose repo is made if there is none. What is empty or None is as the
-    source says, or as usual.
-    """
-
-    instance: str
-    uuid: str = ""
-    repo: str = ""
-    typename: str = ""
-    mapping: str = ""
-    resolution_nm: tuple[float, float, float] | None = None
-    offset_xyz: Triple | None = None
-    block_size: int = 64
-    compression: str = ""
-    scales: int | None = None
-    memory_bytes: int = 2 << 30
+SAMPLED = 8
+"""One unit of so many, and the last one, is read back at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +105,8 @@ class _Ingest:
         if self.typename not in TYPENAMES:
             raise IngestError(f"the type {self.typename!r} is none of {', '.join(TYPENAMES)}")
         self.dtype = _target_dtype(self.typename, source)
+        if options.keep_thin and self.typename != LABELS:
+            raise IngestError(f"thin neurites are kept in a labelmap, not in a {self.typename}")
         if options.mapping and self.typename != LABELS:
             raise IngestError(f"a mapping belongs to a labelmap, not to a {self.typename}")
         self.table = read_mapping(options.mapping, source) if options.mapping else np.zeros((0, 2), np.uint64)
@@ -147,7 +128,7 @@ class _Ingest:
         self.scales = wanted if info is None or self.typename != LABELS else info["Extended"]["MaxDownresLevel"]
         if self.typename == LABELS:
             self.scales = max(1, self.scales)
-        limit = max(1, min(UNIT_LIMIT_BYTES, options.memory_bytes // MEMORY_SHARE))
+        limit = options.unit_bytes
         self.tiling = tiling(self.box, self.block, max(self.dtype.itemsize, self.source.dtype.itemsize), limit)
         self.limit_bytes = limit
         header = {
@@ -161,6 +142,7 @@ class _Ingest:
             "unit": list(self.tiling.unit_xyz),
             "scales": self.scales,
             "mapping": options.mapping,
+            **({"keep_thin": True} if options.keep_thin else {}),
         }
         self.journal = Journal(journal_path, header)
 
@@ -221,6 +203,10 @@ class _Ingest:
             box = self.box
             for scale in range(1, self.scales + 1):
                 box = self._make_scale(scale, box)
+        elif self.options.keep_thin:
+            self._thin_scales(name)
+        if self.options.sample:
+            self._check_sample(name)
 
     def _post_mapping(self, name: str) -> None:
         """The table goes first: then every body has its voxels as soon as they are written."""
@@ -235,18 +221,72 @@ class _Ingest:
 
     def _post_units(self, name: str, before: dict[str, Any]) -> None:
         units = list(self.tiling.units())
-        missing = [unit for unit in units if _step(0, unit) not in self.journal.done]
-        self.progress(name, len(units) - len(missing), len(units))
-        with ThreadPoolExecutor(1) as reader:
+        missing = deque(unit for unit in units if _step(0, unit) not in self.journal.done)
+        total = sum(unit.voxels for unit in units)
+        done = total - sum(unit.voxels for unit in missing)
+        self.progress(name, done, total)
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(self.options.workers) as posters, ExitStack() as stack:
+            lines: queue.SimpleQueue[Connection] = queue.SimpleQueue()
+            lines.put(self.connection)
+            for _ in range(self.options.workers - 1):
+                lines.put(stack.enter_context(closing(self.connection.another())))
+
+            def post(unit: Box, part: Box, voxels: Voxels) -> tuple[Box, Box, int]:
+                line = lines.get()
+                try:
+                    self._write(line, name, before, unit, part, voxels)
+                finally:
+                    lines.put(line)
+                return unit, part, _crc(voxels)
+
             ahead = reader.submit(self._read, missing[0]) if missing else None
-            for i, unit in enumerate(missing):
-                assert ahead is not None
-                part, voxels = ahead.result()
-                ahead = reader.submit(self._read, missing[i + 1]) if i + 1 < len(missing) else None
-                self._write(name, before, unit, part, voxels)
-                self.posted += part.voxels
-                self.journal.add(_step(0, unit))
-                self.progress(name, len(units) - len(missing) + i + 1, len(units))
+            running: set[Future[tuple[Box, Box, int]]] = set()
+            while ahead is not None or running:
+                if ahead is not None and len(running) < self.options.workers:
+                    part, voxels = ahead.result()
+                    running.add(posters.submit(post, missing.popleft(), part, voxels))
+                    del voxels
+                    ahead = reader.submit(self._read, missing[0]) if missing else None
+                    if ahead is not None and len(running) < self.options.workers:
+                        continue
+                ended, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    unit, part, crc = future.result()
+                    self.posted += part.voxels
+                    self.journal.add(_step(0, unit), crc)
+                    done += unit.voxels
+                    self.progress(name, done, total)
+
+    def _thin_scales(self, name: str) -> None:
+        """Put coarser voxels that keep thin neurites in place of those that the label map has made."""
+        units = list(thin_units(self.box, self.scales, self.block, self.limit_bytes))
+        done, total = 0, sum(unit.voxels for _, unit in units)
+        for scale, unit in units:
+            step = f"thin {_step(scale, unit)}"
+            if step not in self.journal.done:
+                make_thin(self.connection, f"/api/node/{self.node}/{name}", scale, unit, self.block)
+                self.journal.add(step)
+            done += unit.voxels
+            self.progress("thin scales", done, total)
+
+    def _check_sample(self, name: str) -> None:
+        """Read some units back and compare their checksums with those of what was posted."""
+        if self.options.compression.startswith("jpeg") or "checked" in self.journal.done:
+            return
+        units = list(self.tiling.units())
+        chosen = [unit for i, unit in enumerate(units) if i % SAMPLED == 0 or i == len(units) - 1]
+        info = self.connection.json("GET", f"/api/node/{self.node}/{name}/info")
+        if info["Base"]["Compression"].startswith("jpeg"):
+            return
+        done, total = 0, sum(unit.voxels for unit in chosen)
+        for unit in chosen:
+            part, expected = clipped(unit, self.box), self.journal.done[_step(0, unit)]
+            assert part is not None
+            if expected is not None and _crc(self.stored(name, part)) != expected:
+                raise IngestError(f"the server has other voxels than were posted in the {part}")
+            done += unit.voxels
+            self.progress("checking", done, total)
+        self.journal.add("checked")
 
     def _read(self, unit: Box) -> tuple[Box, Voxels]:
         """The source's voxels in a unit, and the box they fill."""
@@ -254,7 +294,7 @@ class _Ingest:
         assert part is not None
         layer = box_between((*self.box.offset_xyz[:2], part.offset_xyz[2]), (*past(self.box)[:2], past(part)[2]))
         layer_bytes = layer.voxels * self.source.dtype.itemsize
-        if layer.voxels > part.voxels and layer_bytes <= self.options.memory_bytes // LAYER_SHARE:
+        if layer.voxels > part.voxels and layer_bytes <= self.options.voxel_bytes // LAYER_SHARE:
             # units beside each other share planes, and most sources can only decode whole ones
             if self._layer is None or self._layer[0] != layer:
                 self._layer = None
@@ -264,25 +304,27 @@ class _Ingest:
             voxels = read_source(self.source, self.box, part)
         return part, _converted(voxels, self.dtype, self.source.name)
 
-    def _write(self, name: str, before: dict[str, Any], unit: Box, part: Box, voxels: Voxels) -> None:
+    def _write(
+        self, connection: Connection, name: str, before: dict[str, Any], unit: Box, part: Box, voxels: Voxels
+    ) -> None:
         """Post a unit; what `part` leaves free keeps the voxels of an instance that was there before."""
         if part != unit:
             if before["fresh"]:
                 whole = np.zeros(unit.shape_zyx, self.dtype)
             else:
-                whole = self.stored(name, unit).copy()
+                whole = self.stored(name, unit, connection).copy()
             whole[_slices(part, unit)] = voxels
             voxels = whole
         body: Body = np.ascontiguousarray(voxels).data.cast("B")
         path = f"{_raw_path(self.node, name, unit)}?mutate=true"
         if self.typename == LABELS:
             body, path = lz4.block.compress(body, store_size=False), f"{path}&compression=lz4"
-        self.connection.request("POST", path, body)
+        connection.request("POST", path, body)
 
-    def stored(self, name: str, box: Box) -> Voxels:
+    def stored(self, name: str, box: Box, connection: Connection | None = None) -> Voxels:
         """What the server has in a box, supervoxels for labels: [z, y, x]."""
         option = "?supervoxels=true" if self.typename == LABELS else ""
-        data = self.connection.request("GET", _raw_path(self.node, name, box) + option)
+        data = (connection or self.connection).request("GET", _raw_path(self.node, name, box) + option)
         return np.frombuffer(data, self.dtype).reshape(box.shape_zyx)
 
     def _post_extents(self, name: str, before: dict[str, Any], box: Box) -> None:
@@ -312,14 +354,16 @@ class _Ingest:
         name, before = self._instance(scale)
         box = halved(finer)
         units = list(tiling(box, self.block, 8 * self.dtype.itemsize, self.limit_bytes).units())
-        for i, unit in enumerate(units):
+        done, total = 0, sum(unit.voxels for unit in units)
+        for unit in units:
             step = _step(scale, unit)
             if step not in self.journal.done:
                 part = clipped(unit, box)
                 assert part is not None
-                self._write(name, before, unit, part, self._averaged(finer_name, finer, part))
+                self._write(self.connection, name, before, unit, part, self._averaged(finer_name, finer, part))
                 self.journal.add(step)
-            self.progress(name, i + 1, len(units))
+            done += unit.voxels
+            self.progress(name, done, total)
         self._post_extents(name, before, box)
         return box
 
@@ -381,9 +425,10 @@ def verify(
         raise IngestError(f"instance {options.instance!r} stores JPEGs, whose voxels differ a little from the source")
     wrong: list[str] = []
     counts: list[tuple[NDArray[np.uint64], NDArray[np.int64]]] = []
-    limit = max(1, min(UNIT_LIMIT_BYTES, options.memory_bytes // MEMORY_SHARE))
+    limit = options.unit_bytes
     units = list(tiling(work.box, options.block_size, max(work.dtype.itemsize, source.dtype.itemsize), limit).units())
-    for i, unit in enumerate(units):
+    done, total = 0, sum(unit.voxels for unit in units)
+    for unit in units:
         part, voxels = work._read(unit)
         stored = work.stored(options.instance, part)
         different = int(np.count_nonzero(stored != voxels))
@@ -392,7 +437,8 @@ def verify(
         if work.typename == LABELS:
             supervoxels, number = np.unique(voxels, return_counts=True)
             counts.append((bodies_of(work.table, supervoxels.astype(np.uint64)), number))
-        progress("verifying", i + 1, len(units))
+        done += unit.voxels
+        progress("verifying", done, total)
     if work.typename == LABELS and work.is_alone():
         wrong += _wrong_sizes(work, counts)
     return wrong
@@ -454,6 +500,12 @@ def _cube(info: dict[str, Any], name: str) -> int:
     if not x == y == z:
         raise IngestError(f"instance {name!r} has blocks of {x} x {y} x {z} voxels; they must be cubes")
     return int(x)
+
+
+def _crc(voxels: Voxels) -> int:
+    """The CRC-32 of the voxels' bytes in C order."""
+    value: int = isal_zlib.crc32(np.ascontiguousarray(voxels).data.cast("B"))
+    return value
 
 
 def _step(scale: int, unit: Box) -> str:
