@@ -7,8 +7,8 @@ of compressed segmentation that TensorStore writes, with and without shards; and
 uniform and random, in random order. Each program runs in a process of its own that has looked up a few points before;
 files are in the page cache, nothing else is kept. Answers are compared. With csv, parquet or npy, reading the points
 from such a table and writing it again with its labels are included. Thousands of points per second by wall and CPU
-time, the best of the rounds; peak memory is that of the process. `--peers` names an interpreter that has cloud-volume, which
-gets 100 times fewer points.
+time, the best of the rounds; peak memory is that of the process. `--peers` names an interpreter that has cloud-volume,
+which gets 100 times fewer points.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ def main() -> None:
                 rows.append(("cloud-volume", measured(options.peers, "cloud-volume", root, form, 1)))
             for program, found in rows:
                 ratios = f"{found['wall'] / theirs['wall']:6.2f}x {found['cpu'] / theirs['cpu']:6.2f}x"
-                rates = f"{found['wall'] / 1e3:8.0f} {found['cpu'] / 1e3:8.0f}"
+                rates = f"{found['wall'] / 1e3:8.1f} {found['cpu'] / 1e3:8.1f}"
                 print(f"{program + ', ' + form:34s} {rates} {ratios} {found['peak_mb']:8d}", flush=True)
 
 

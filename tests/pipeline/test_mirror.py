@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -334,8 +335,14 @@ def test_refusals(volumes: Path, tmp_path: Path) -> None:
         mirror(str(tmp_path), str(tmp_path / "m"))
     with pytest.raises(VolumeError, match="web servers only read"):
         mirror(source, "http://localhost/x")
-    with bucket(volumes / "unsharded") as server, pytest.raises(VolumeError, match="--bodies"):
-        mirror(server.url, str(tmp_path / "m"), MirrorOptions(meshes=True))
+    with bucket(volumes / "unsharded") as server:
+        with pytest.raises(VolumeError, match="--bodies"):
+            mirror(server.url, str(tmp_path / "m"), MirrorOptions(meshes=True))
+        result = mirror(server.url, str(tmp_path / "n"))
+        assert result.directories == ("names", "skeletons")
+        assert "--bodies" in result.left_out[0]
+        assert "mesh" not in json.loads((tmp_path / "n/info").read_text())
+    shutil.rmtree(tmp_path / "n")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -114,3 +114,14 @@ def test_reads_are_tried_again(object_bucket: ObjectBucket, fault: Fault) -> Non
         return
     assert folder.get("a") == BODY
     assert folder.get_range("a", 100, 500) == BODY[100:500]
+
+
+def test_lists_go_on_after_errors(object_bucket: ObjectBucket) -> None:
+    for number in range(5):
+        object_bucket.put(f"v/{number}", b"x")
+    folder = open_folder(f"{object_bucket.address}/v")
+    object_bucket.server.faults = first_faults(2, 503)
+    assert list(folder.names()) == ["0", "1", "2", "3", "4"]
+    object_bucket.server.faults = first_faults(1000, 503)
+    with pytest.raises(VolumeError, match="cannot be listed"):
+        list(folder.names())

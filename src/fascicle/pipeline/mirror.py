@@ -26,7 +26,7 @@ from fascicle.errors import BadRequest
 from fascicle.formats import precomputed_info
 from fascicle.formats.precomputed_info import VOLUME, VolumeInfo
 from fascicle.pipeline.journal import Journal
-from fascicle.pipeline.mirror_directories import LEGACY, PROPERTIES, DirectoryPlan, plan_directory
+from fascicle.pipeline.mirror_directories import LEGACY, PROPERTIES, DirectoryPlan, NotListed, plan_directory
 from fascicle.pipeline.mirror_scales import Layout, ScalePlan, described, plan_scale, scale_steps
 from fascicle.pipeline.mirror_transfer import Done, MirrorError, Step, Transfer
 from fascicle.pipeline.tasks import Progress
@@ -116,7 +116,9 @@ def mirror(
     try:
         job = _Mirror(transfer, data, kind, options)
         finished = job.is_finished() and not options.again and not _journal_path(work, options).exists()
-        if not finished:
+        if finished:
+            shutil.rmtree(work, ignore_errors=True)  # of a run that was killed in its last moment
+        else:
             with _journal(target, work, options, _header(folder, data, target, options)) as journal:
                 job.run(journal, progress)
         return MirrorResult(
@@ -229,12 +231,16 @@ class _Mirror:
                 if wanted and member != "segment_properties":
                     raise BadRequest(f"{self._transfer.source.address} has no {member}")
                 continue
-            if wanted is None:
-                wanted = whole or bool(options.bodies)
-            if not wanted:
+            if not (whole or options.bodies if wanted is None else wanted):
                 self.left_out.append(f"{member}: not asked for")
                 continue
-            plan = self._plan_directory(path, LEGACY if member == "mesh" else "", bodies)
+            try:
+                plan = self._plan_directory(path, LEGACY if member == "mesh" else "", bodies)
+            except NotListed as error:
+                if wanted:
+                    raise
+                self.left_out.append(f"{member}: {error.message}")
+                continue
             if plan is None:
                 self.left_out.append(f"{member}: the source names {path!r}, but there is nothing")
             else:

@@ -42,6 +42,10 @@ _PACKED = (".gz",)
 Objects = list[tuple[str, bytes | None]]
 
 
+class NotListed(VolumeError):
+    """What there is cannot be told, as the source lists nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class DirectoryPlan:
     """A directory that is mirrored."""
@@ -126,13 +130,12 @@ class _Directory:
         if count <= 16:
             return list(range(count))
         prefix = _join(self._source, directory) + "/"
-        try:
-            names = {name.removeprefix(prefix) for name in self._transfer.source.names(prefix)}
-        except VolumeError:
+        if not self._transfer.source.lists:
             if count > MOST_SHARDS:
                 path = self._transfer.source.path(prefix)
-                raise VolumeError(f"{path} may have {count} shards, and cannot be listed: name bodies") from None
+                raise NotListed(f"{path} may have {count} shards, and a web server lists nothing: name bodies")
             return list(range(count))
+        names = {name.removeprefix(prefix) for name in self._transfer.source.names(prefix)}
         found = []
         for name in names:
             stem, dot, ending = name.partition(".")
@@ -178,10 +181,10 @@ class _Directory:
         if bodies is None:
             if sharding is not None:
                 return list(self.shard_steps("", sharding))
-            try:
-                return list(self.listed_steps())
-            except VolumeError as error:
-                raise VolumeError(f"{error.message}: name the bodies to take (--bodies)") from None
+            if not self._transfer.source.lists:
+                path = self._transfer.source.path(self._source)
+                raise NotListed(f"{path} is on a web server, which lists nothing: name bodies (--bodies)")
+            return list(self.listed_steps())
         read = partial(_READERS[kind], self._transfer.source, self._source)
         if sharding is not None:
             reader = ShardReader(self._transfer.source, self._source, sharding)
@@ -239,10 +242,9 @@ class _Directory:
                 unsharded.append(_plain(index.key))
             else:
                 steps += self.shard_steps(_plain(index.key), index.sharding)
-        try:
+        if self._transfer.source.lists:
             return steps + [step for key in unsharded for step in self.listed_steps(key)]
-        except VolumeError:
-            return steps + list(self._guessed_steps(described))
+        return steps + list(self._guessed_steps(described))
 
     def _guessed_steps(self, info: AnnotationsInfo) -> Iterator[Step]:
         """Unsharded indexes behind a web server: cells by their grid, ids by the cells, related bodies by the ids."""

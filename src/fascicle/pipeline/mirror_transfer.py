@@ -73,6 +73,7 @@ class MeteredFolder(ObjectFolder):
         self._lock = threading.Lock()
         self.address = inner.address
         self.remote = inner.remote
+        self.lists = inner.lists
         self.fetched_bytes = 0
 
     def fetch(self, name: str, span: Span | None = None) -> Piece | None:

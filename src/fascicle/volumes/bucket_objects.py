@@ -107,14 +107,32 @@ class BucketFolder(ObjectFolder):
         # stores list by whole parts of a path, so what is asked for is the folder of the prefix
         folder = f"{self._prefix}/{prefix}".rpartition("/")[0].strip("/")
         start = f"{self._prefix}/" if self._prefix else ""
-        try:
-            for batch in obstore.list(self.store, folder or None):
-                for item in batch:
-                    name = str(item["path"]).removeprefix(start)
-                    if name.startswith(prefix):
-                        yield name
-        except exceptions.BaseError as error:
-            raise VolumeError(f"{self.path(prefix)} cannot be listed: {_reason(error)}") from None
+        batches: Iterator[Any] | None = None
+        last: str | None = None
+
+        def more() -> Any:
+            """The next names; after an error those that follow the last one."""
+            nonlocal batches
+            try:
+                if batches is None:
+                    batches = iter(obstore.list(self.store, folder or None, offset=last))
+                return next(batches, None)
+            except exceptions.BaseError as error:
+                batches = None
+                raise self.judged(error, prefix) from None
+
+        while True:
+            try:
+                batch = persistently(self._access.attempts, self.path(prefix), more, "listed")
+            except Refused as refusal:
+                raise VolumeError(f"{self.path(prefix)} cannot be listed: {refusal}") from None
+            if batch is None:
+                return
+            for item in batch:
+                last = str(item["path"])
+                name = last.removeprefix(start)
+                if name.startswith(prefix):
+                    yield name
 
     def _try(self, name: str, span: Span | None) -> Piece | None:
         try:

@@ -74,6 +74,8 @@ class ObjectFolder(ABC):
     address: str
     """As it was given, without a slash at its end."""
     remote: bool = True
+    lists: bool = True
+    """Whether `names` can tell."""
 
     @abstractmethod
     def fetch(self, name: str, span: Span | None = None) -> Piece | None:

@@ -32,6 +32,8 @@ _RETRIES = urllib3.Retry(
 class WebFolder(ObjectFolder):
     """Objects under a URL. A query (`?token=...`) is sent with every request."""
 
+    lists = False
+
     def __init__(self, address: str, access: Access) -> None:
         parts = urllib.parse.urlsplit(address)
         if not parts.hostname:
