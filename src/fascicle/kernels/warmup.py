@@ -24,6 +24,7 @@ def warm_up() -> float:
     _annotations()
     _volume_chunks()
     _meshes()
+    _skeletons()
     return time.perf_counter() - begin
 
 
@@ -129,6 +130,27 @@ def _meshes() -> None:
     free, far = np.zeros(len(vertices), np.bool_), np.full(3, np.inf)
     mesh = decimation.decimate(vertices * np.ones(3), triangles, free, 0.5, -far, far)
     multires_mesh.encode([mesh, mesh], [1.0, 2.0], depth=2)
+
+
+def _skeletons() -> None:
+    from fascicle.kernels import centrelines, skeleton_graph
+    from fascicle.kernels.arrays import frozen
+    from fascicle.kernels.distance import label_distances
+    from fascicle.kernels.label_components import label_components
+
+    labels = np.ones((4, 4, 4), np.uint64)
+    pieces, depths = np.empty(labels.shape, np.int32), np.empty(labels.shape, np.float32)
+    none, steps, cell = np.zeros(0, np.uint64), np.ones(3), np.ones(3, np.int64)
+    label_components(frozen(labels), frozen(none), 1, np.zeros(6, np.uint8), pieces)
+    label_distances(pieces, steps, depths)
+    nodes = centrelines.make_nodes(pieces, depths, cell)
+    skeleton_graph.face_points(pieces[0], depths[0], steps[:2], 1)
+    targets = skeleton_graph.nodes_of(nodes[0], nodes[1], np.zeros(1, np.int64), np.ones(1, np.int32))
+    centrelines.trace(np.array(labels.shape), cell, steps, *nodes, 1, targets, np.array([0, 0, 1]), 1.0, 1.0, 9.0)  # type: ignore[call-arg]
+    edges, starts = np.array([[0, 1]]), np.arange(3)
+    skeleton_graph.spanning_forest(edges, 2)
+    skeleton_graph.prune(starts, np.array([1, 0]), np.zeros((2, 3)), np.ones(2), np.ones(2, np.bool_))
+    skeleton_graph.depth_first(starts, np.array([1, 0]), np.zeros(1, np.int64))
 
 
 def _annotations() -> None:
