@@ -123,25 +123,25 @@ def _forms(vertex, place):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _value(form, x, y, z):  # type: ignore[no-untyped-def]
+def _value(forms, v, x, y, z):  # type: ignore[no-untyped-def]
     return (
-        x * (form[0] * x + 2.0 * (form[1] * y + form[2] * z + form[6]))
-        + y * (form[3] * y + 2.0 * (form[4] * z + form[7]))
-        + z * (form[5] * z + 2.0 * form[8])
-        + form[9]
+        x * (forms[v, 0] * x + 2.0 * (forms[v, 1] * y + forms[v, 2] * z + forms[v, 6]))
+        + y * (forms[v, 3] * y + 2.0 * (forms[v, 4] * z + forms[v, 7]))
+        + z * (forms[v, 5] * z + 2.0 * forms[v, 8])
+        + forms[v, 9]
     )
 
 
 @njit(cache=True, nogil=True)
 def _best_place(form, mx, my, mz, point):  # type: ignore[no-untyped-def]
     """Set `point` to where the form is least, drawn a little to the given point, which decides where all are equal."""
-    pull = 1e-3 * form[10] + 1e-300
-    a, b, c = form[0] + pull, form[1], form[2]
-    d, e, f = form[3] + pull, form[4], form[5] + pull
+    pull = 1e-3 * form[0, 10] + 1e-300
+    a, b, c = form[0, 0] + pull, form[0, 1], form[0, 2]
+    d, e, f = form[0, 3] + pull, form[0, 4], form[0, 5] + pull
     # about (mx, my, mz): the right side is minus the gradient there
-    gx = -(form[0] * mx + form[1] * my + form[2] * mz + form[6])
-    gy = -(form[1] * mx + form[3] * my + form[4] * mz + form[7])
-    gz = -(form[2] * mx + form[4] * my + form[5] * mz + form[8])
+    gx = -(form[0, 0] * mx + form[0, 1] * my + form[0, 2] * mz + form[0, 6])
+    gy = -(form[0, 1] * mx + form[0, 3] * my + form[0, 4] * mz + form[0, 7])
+    gz = -(form[0, 2] * mx + form[0, 4] * my + form[0, 5] * mz + form[0, 8])
     c00, c01, c02 = d * f - e * e, c * e - b * f, b * e - c * d
     determinant = a * c00 + b * c01 + c * c02
     if not determinant > 0.0:
@@ -283,7 +283,7 @@ def _round(  # type: ignore[no-untyped-def]
     fan = np.empty(MOST_NEIGHBOURS, np.int32)
     other = np.empty(MOST_NEIGHBOURS, np.int32)
     costs = np.empty(MOST_NEIGHBOURS)
-    form = np.empty(11)
+    form = np.empty((1, 11))
     point = np.empty(3)
     for v in range(corner.size):
         start = corner[v]
@@ -300,7 +300,7 @@ def _round(  # type: ignore[no-untyped-def]
                 costs[i] = np.inf
                 continue
             # where u is, the forms of both are worth this; the best place for both is worth less
-            worth = _value(forms[v], place[u, 0], place[u, 1], place[u, 2]) + own[u]
+            worth = _value(forms, v, place[u, 0], place[u, 1], place[u, 2]) + own[u]
             costs[i] = max(0.0, worth) / min(most_area, area + forms[u, 10] + 1e-300)
         least = np.inf
         for _ in range(3):
@@ -314,17 +314,17 @@ def _round(  # type: ignore[no-untyped-def]
             costs[at] = np.inf
             u = vertex[_next(fan[at])]
             for i in range(11):
-                form[i] = forms[v, i] + forms[u, i]
+                form[0, i] = forms[v, i] + forms[u, i]
             ux, uy, uz = place[u, 0], place[u, 1], place[u, 2]
             _best_place(form, 0.5 * (ux + place[v, 0]), 0.5 * (uy + place[v, 1]), 0.5 * (uz + place[v, 2]), point)
             for i in range(3):
                 if not low[i] <= point[i] <= high[i]:
                     point[0], point[1], point[2] = ux, uy, uz
-            worth = max(0.0, _value(form, point[0], point[1], point[2]))
-            change = worth / min(most_area, form[10] + 1e-300)
+            worth = max(0.0, _value(form, 0, point[0], point[1], point[2]))
+            change = worth / min(most_area, form[0, 10] + 1e-300)
             if change > tolerance:
                 least = min(least, change)
-                continue
+                break
             around = _fan(vertex, opposite, corner[u], other)
             if around < 3 or count + around - 4 > MOST_NEIGHBOURS or (count == 3 and around == 3):
                 continue
@@ -359,7 +359,7 @@ def _round(  # type: ignore[no-untyped-def]
             _contract(vertex, opposite, corner, fan, count, v, u)
             place[u, 0], place[u, 1], place[u, 2] = point[0], point[1], point[2]
             for i in range(11):
-                forms[u, i] = form[i]
+                forms[u, i] = form[0, i]
             own[u] = worth
             cost[u] = UNKNOWN
             fresh[u] = True  # not again in this round
@@ -411,7 +411,7 @@ def decimate(  # type: ignore[no-untyped-def]
     forms = _forms(vertex, place)
     own = np.zeros(place.shape[0])
     for v in range(place.shape[0]):
-        own[v] = max(0.0, _value(forms[v], place[v, 0], place[v, 1], place[v, 2]))
+        own[v] = max(0.0, _value(forms, v, place[v, 0], place[v, 1], place[v, 2]))
     cost = np.full(place.shape[0], UNKNOWN)
     mark = np.zeros(place.shape[0], np.int32)
     far = np.zeros(place.shape[0])
