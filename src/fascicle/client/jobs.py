@@ -222,7 +222,8 @@ def export(
     """Write a version as static precomputed volumes to a folder or bucket, sharded and verified.
 
     Options of `ExportOptions`: `instances` (all volumes by default), `supervoxels`, `encoding`, `sharded`, `gzip`,
-    `workers`, `scheduler`, `memory_bytes`, `journal`, `since`, `verify`, `provenance`, `shard_voxels`.
+    `meshes`, `skeletons`, `annotations`, `properties` (what there is by default), `workers`, `scheduler`,
+    `memory_bytes`, `journal`, `since`, `verify`, `provenance`, `shard_voxels`.
 
     >>> fascicle.export(fascicle.source("db", repo="medulla"), "s3://bucket/medulla").volumes     # doctest: +SKIP
     ('grayscale', 'segmentation')
