@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from pathlib import Path
 
 import msgspec
@@ -171,3 +172,30 @@ def test_tensorstore_reads_it(tmp_path: Path) -> None:
         store = ts.KvStore.open(spec).result()
         for key in keys[:50]:
             assert store.read(key.to_bytes(8, "big")).result().value == b"%d" % key
+
+
+@pytest.mark.parametrize("scattered", [False, True])
+def test_memory_holds_indexes_only(tmp_path: Path, scattered: bool) -> None:
+    """Eight times as many values take hardly more of it."""
+    value = np.random.default_rng(1).bytes(20_000)
+    sharding = sh.Sharding(preshift_bits=9, hash="identity", minishard_bits=3, shard_bits=2)
+
+    def peak(count: int) -> int:
+        folder = tmp_path / str(count)
+        files = shard_files(folder, sharding)
+        tracemalloc.start()
+        try:
+            if scattered:
+                with ScatteredShards(folder / "scratch", "raw") as shards:
+                    for key in range(count):
+                        shards.add(key, value)
+                    shards.finish(files)
+            else:
+                files.write(0, ((key, value, True) for key in range(count)))
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    few = peak(300)
+    assert peak(2400) - few < 2100 * 400
+    assert few < 5 << 20
