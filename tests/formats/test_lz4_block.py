@@ -84,10 +84,10 @@ def test_incompressible_data_stays_right() -> None:
 def test_blocks_are_decoded_in_pieces(parts: list[tuple[bytes, int]], piece: int) -> None:
     data = b"".join(part * (length // max(1, len(part))) for part, length in parts)
     packed = lz4.block.compress(data, store_size=False)
-    with mock.patch.object(lz4_block, "PIECE_BYTES", piece):
-        found = [bytes(part) for part in lz4_block.decompress_stream(packed, len(data))]
+    found = [bytes(part) for part in lz4_block.decompress_stream(packed, len(data), piece)]
     assert b"".join(found) == data
-    assert all(len(part) <= piece + lz4_block.HISTORY_BYTES for part in found)
+    assert all(len(part) == piece for part in found[:-1])
+    assert all(len(part) <= piece for part in found)
 
 
 @settings(max_examples=100, deadline=None)

@@ -106,22 +106,26 @@ _PROBLEMS = {
 }
 
 
-def decompress_stream(block: Buffer, size_bytes: int) -> Iterator[NDArray[np.uint8]]:
-    """What a raw LZ4 block holds, in pieces u8; BadRequest if it is malformed or does not hold `size_bytes`."""
+def decompress_stream(block: Buffer, size_bytes: int, piece_bytes: int = PIECE_BYTES) -> Iterator[NDArray[np.uint8]]:
+    """What a raw LZ4 block holds, in pieces u8 of `piece_bytes`, but for the last one, each an array of its own.
+
+    BadRequest if the block is malformed or does not hold `size_bytes`.
+    """
     data = frozen_bytes(block)
     state = np.zeros(lz4_decoding.STATE, np.int64)
-    window = np.empty(HISTORY_BYTES + min(PIECE_BYTES, size_bytes + 1), np.uint8)
-    begin, done = 0, 0
+    window = np.empty(0, np.uint8)
+    done = 0
     while state[1] != lz4_decoding.DONE:
-        problem, end = lz4_decoding.decode(data, state, window, begin, len(window))
+        # What matches may refer to lies in front of every piece, so that nothing is moved but that.
+        kept = min(len(window), HISTORY_BYTES)
+        before, window = window, np.empty(kept + min(piece_bytes, size_bytes - done + 1), np.uint8)
+        window[:kept] = before[len(before) - kept :]
+        problem, end = lz4_decoding.decode(data, state, window, kept, len(window))
         if problem:
             raise BadRequest(f"the LZ4 block of {data.size} bytes {_PROBLEMS[problem]}")
-        done += end - begin
+        done += end - kept
         if done > size_bytes:
             raise BadRequest(f"the LZ4 block of {data.size} bytes holds more than {size_bytes} bytes")
-        yield window[begin:end].copy()
-        kept = min(end, HISTORY_BYTES)
-        window[:kept] = window[end - kept : end].copy()
-        begin = kept
+        yield window[kept:end]
     if done != size_bytes:
         raise BadRequest(f"the LZ4 block of {data.size} bytes holds {done} bytes instead of {size_bytes}")

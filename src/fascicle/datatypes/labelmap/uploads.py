@@ -60,7 +60,7 @@ def post_raw(call: Call) -> Reply:
     block_code(*low)
     block_code(*high)
     new = NewBlocks()
-    pieces = _dense_pieces(call, request)
+    pieces = _dense_pieces(call, request, 8 * request.size_xyz[0] * request.size_xyz[1] * size[2])
     for code, (stored, opened) in side_by_side(_encoded, _dense_blocks(request, size, pieces, inside)):
         new.add(code, stored, opened)
     return commit_blocks(call, new, size, downres=True)
@@ -70,15 +70,15 @@ def _encoded(item: tuple[int, U64]) -> tuple[int, tuple[bytes, LabelBlock]]:
     return item[0], stored_of(item[1])
 
 
-def _dense_pieces(call: Call, request: VolumeRequest) -> Iterable[Buffer]:
-    """The bytes of the dense volume, whatever they came packed in."""
+def _dense_pieces(call: Call, request: VolumeRequest, slab_bytes: int) -> Iterable[Buffer]:
+    """The bytes of the dense volume, whatever they came packed in; if possible in pieces of the size of a slab."""
     compression = call.query.get("compression", "")
     if compression in ("", "none"):
         return call.pieces()
     if compression == "gzip":
         return _inflated(call.pieces())
     if compression == "lz4":
-        return lz4_block.decompress_stream(b"".join(call.pieces()), 8 * request.voxels)
+        return lz4_block.decompress_stream(b"".join(call.pieces()), 8 * request.voxels, slab_bytes)
     raise BadRequest(f'unknown compression type "{compression}": it can be none, lz4 or gzip')
 
 
@@ -135,11 +135,13 @@ class _Slabs:
         return BadRequest(f"voxels data was {self._received} bytes, expected {8 * request.voxels} bytes for {request}")
 
     def next(self, request: VolumeRequest) -> NDArray[np.uint8]:
-        slab = np.empty(self._slab_bytes, np.uint8)
+        if not self._left:
+            self._left = self._piece() or self._left
         if len(self._left) >= self._slab_bytes:
             slab = np.frombuffer(self._left[: self._slab_bytes], np.uint8)
             self._left = self._left[self._slab_bytes :]
             return slab
+        slab = np.empty(self._slab_bytes, np.uint8)
         filled = 0
         while filled < self._slab_bytes:
             if not self._left:
