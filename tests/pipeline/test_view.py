@@ -43,6 +43,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "dimensions": {axis: [4e-9, "m"] for axis in "xyz"},
         "lower_bound": [0, 0, 0],
         "upper_bound": [100, 200, 300],
+        "relationships": [{"id": "body", "key": "related"}],
     }
     (folder / "points" / "info").write_text(json.dumps(info))
     (folder / "odd").mkdir()
@@ -84,6 +85,9 @@ def test_layers_of_folders(root: Path) -> None:
     assert "invlerp" in gray["shader"]
     assert seg["segments"] == mesh["segments"] == ["3", str(2**63 + 5)]
     assert points["source"] == "precomputed://https://x.org/points"
+    assert "linkedSegmentationLayer" not in points  # to which of the two?
+    two = view([sources[1], sources[3]], ViewOptions(segments=(3,)), published).state["layers"][1]
+    assert (two["linkedSegmentationLayer"], two["filterBySegmentation"]) == ({"body": "seg"}, ["body"])
     assert found.state["position"] == [64.5, 24.5, -11.5]
     assert found.state["dimensions"] == {"x": [8e-9, "m"], "y": [8e-9, "m"], "z": [1.6e-8, "m"]}
     assert found.state["projectionScale"] == pytest.approx(80 * 1.3)

@@ -87,6 +87,13 @@ def view(
 def state_of(layers: Sequence[Layer], options: ViewOptions) -> dict[str, Any]:
     """The state of a viewer with some layers."""
     shown = [_layer(layer, name, options) for layer, name in zip(layers, unique_names(layers), strict=True)]
+    segmentations = [layer["name"] for layer in shown if layer["type"] == "segmentation"]
+    if len(segmentations) == 1:
+        for layer, state_of_layer in zip(layers, shown, strict=True):
+            if layer.relationships:
+                state_of_layer["linkedSegmentationLayer"] = dict.fromkeys(layer.relationships, segmentations[0])
+                if options.segments:
+                    state_of_layer["filterBySegmentation"] = list(layer.relationships)
     state: dict[str, Any] = {"layers": shown, "layout": options.layout}
     if options.title:
         state["title"] = options.title

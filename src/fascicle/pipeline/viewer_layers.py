@@ -60,6 +60,8 @@ class Layer:
     """The values shown as black and as white."""
     value_window: tuple[float, float] | None = None
     """The values between which a person may choose others."""
+    relationships: tuple[str, ...] = ()
+    """Of annotations: what relates them to bodies."""
 
 
 def describe(spec: SourceSpec, published: Published | None = None) -> Layer:
@@ -165,7 +167,17 @@ def _of_annotations(document: dict[str, Any], name: str, source: str) -> Layer:
             low, high = _triple(document["lower_bound"]), _triple(document["upper_bound"])
     except (KeyError, TypeError, ValueError):
         pass  # of other axes: it is shown, and others say where
-    return Layer(name=name, kind="annotation", source=source, resolution_nm=resolution, low=low, high=high)
+    found = document.get("relationships")
+    related = [one.get("id") for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    return Layer(
+        name=name,
+        kind="annotation",
+        source=source,
+        resolution_nm=resolution,
+        low=low,
+        high=high,
+        relationships=tuple(str(one) for one in related if one),
+    )
 
 
 def _of_pyramid(pyramid: Pyramid, name: str, source: str) -> Layer:
