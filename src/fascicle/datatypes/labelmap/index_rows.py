@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -330,8 +330,8 @@ def _new_id() -> bytes:
 
 
 def writer(view: VersionedView) -> WriteTransaction:
-    assert isinstance(view.txn, WriteTransaction), "bodies change inside of a write transaction only"
-    return view.txn
+    assert view.txn.writes, "bodies change inside of a write transaction only"
+    return cast("WriteTransaction", view.txn)
 
 
 def put_page(view: VersionedView, page: Page, touched: int = 0) -> Run:
@@ -426,5 +426,6 @@ def latest(blocks: U64, mutids: U64) -> tuple[U64, U64]:
         return NO_U64, NO_U64
     order = np.lexsort((mutids, blocks))
     blocks, mutids = blocks[order], mutids[order]
-    last = np.r_[blocks[1:] != blocks[:-1], True]
+    last = np.ones(len(blocks), np.bool_)
+    np.not_equal(blocks[1:], blocks[:-1], out=last[:-1])
     return blocks[last], mutids[last]

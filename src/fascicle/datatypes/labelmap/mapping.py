@@ -23,6 +23,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -419,8 +420,8 @@ def add_mappings(view: VersionedView, supervoxels: U64, bodies: U64) -> None:
     """Enter supervoxels u64[n] -> bodies u64[n] at the view's version; of equal supervoxels the last one counts."""
     if len(supervoxels) == 0:
         return
-    txn = view.txn
-    assert isinstance(txn, WriteTransaction), "the mapping changes inside of a write transaction only"
+    assert view.txn.writes, "the mapping changes inside of a write transaction only"
+    txn = cast("WriteTransaction", view.txn)
     sorted_keys, sorted_values = sorted_map.sort_unique_last(
         np.ascontiguousarray(supervoxels, np.uint64), np.ascontiguousarray(bodies, np.uint64)
     )

@@ -168,7 +168,10 @@ def plan_cleave(view: VersionedView, label: int, supervoxels: U64) -> CleavePlan
     body = _existing(view, label, "cleave")
     leaving = np.unique(supervoxels)
     rows = bodies.rows_of_supervoxels(view, body, leaving)
-    outside = leaving[~np.isin(leaving, rows.sv)] if len(rows.sv) else leaving
+    outside = leaving
+    if len(rows.sv):  # ascending
+        places = np.minimum(np.searchsorted(rows.sv, leaving), len(rows.sv) - 1)
+        outside = leaving[rows.sv[places] != leaving]
     if len(outside):
         owners, found = mapping_at(view).find(outside)
         strangers = outside[~found | (owners != np.uint64(label))]
