@@ -25,7 +25,7 @@ I32 = NDArray[np.int32]
 MOST_NEIGHBOURS = 24
 """A contraction that would give a vertex more is not done: such fans look bad and take long."""
 UNKNOWN = -1.0
-AREA = 1.0
+AREA = 1.5
 """An area of so many squared errors may be off by the whole tolerance; more of it must be off by less in the mean."""
 _TILT = 0.2
 """Cosine of the angle by which a triangle may turn in a contraction."""
