@@ -151,3 +151,17 @@ def test_what_an_encoding_cannot_hold(encoding: str, shape: tuple[int, ...], dty
 def test_raw_of_another_length() -> None:
     with pytest.raises(BadRequest, match="7 bytes instead of 8"):
         vc.decode(b"1234567", "raw", (1, 2, 2, 2), U8)
+
+
+@pytest.mark.parametrize("encoding", ["raw", "jpeg", "png"])
+def test_ends_tell_a_chunk_that_was_cut(encoding: str) -> None:
+    voxels = np.random.default_rng(0).integers(0, 200, (1, 8, 8, 16)).astype(U8)
+    data = vc.encode(voxels, encoding)
+    vc.check_ends(data, encoding, voxels.shape, U8)
+    for size in {0, 1, 3, len(data) // 2 + 1, len(data) - 1}:
+        with pytest.raises(BadRequest):
+            vc.check_ends(data[:size], encoding, voxels.shape, U8)
+    vc.check_ends(b"whatever", "jxl", voxels.shape, U8)
+    vc.check_ends(vc.encode(voxels.astype(U64), SEGMENTATION), SEGMENTATION, voxels.shape, U64)
+    with pytest.raises(BadRequest):
+        vc.check_ends(b"123", SEGMENTATION, voxels.shape, U64)

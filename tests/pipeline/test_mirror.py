@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,15 +18,15 @@ import numpy as np
 import pytest
 
 from fascicle.errors import BadRequest, FascicleError
-from fascicle.formats import precomputed_info
+from fascicle.formats import precomputed_info, volume_chunks
 from fascicle.formats.precomputed_info import Scale, VolumeInfo
-from fascicle.formats.sharding import Sharding, build_shard
+from fascicle.formats.sharding import Sharding, ShardWriter, build_shard
 from fascicle.pipeline.mirror import MirrorOptions, mirror
 from fascicle.pipeline.mirror_transfer import MirrorError, Rate, Transfer
 from fascicle.volumes import VolumeError, open_pyramid
 from fascicle.volumes.objects import open_folder
 from object_server import ObjectBucket, seeded_faults
-from remote_volumes import bucket, label_volume
+from remote_volumes import bucket, label_volume, smooth_volume
 
 tensorstore = pytest.importorskip("tensorstore")
 SHAPE = (32, 40, 56)
@@ -392,3 +394,90 @@ def test_results_come_in_order(tmp_path: Path) -> None:
         found.extend(transfer.ahead(range(100), work))
     assert found == list(range(50))
     transfer.close()
+
+
+def multires_manifest(sizes: list[int]) -> bytes:
+    """Of one level with a fragment of each size."""
+    head = np.zeros(6, "<f4").tobytes() + np.array([1], "<u4").tobytes() + np.zeros(4, "<f4").tobytes()
+    counts = np.array([len(sizes)], "<u4").tobytes()
+    return head + counts + np.zeros(3 * len(sizes), "<u4").tobytes() + np.array(sizes, "<u4").tobytes()
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+def test_multiresolution_meshes(tmp_path: Path, sharded: bool) -> None:
+    """Fragments lie ahead of their manifest in a shard, of which no index speaks."""
+    sharding = Sharding(
+        preshift_bits=0, hash="murmurhash3_x86_128", minishard_bits=1, shard_bits=0, data_encoding="gzip"
+    )
+    source = tmp_path / "mesh"
+    source.mkdir()
+    info: dict[str, Any] = {"@type": "neuroglancer_multilod_draco", "vertex_quantization_bits": 16,
+                            "transform": [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0], "lod_scale_multiplier": 1}  # fmt: skip
+    bodies = {body: b"%d" % body * 30 for body in (3, 8, 1 << 63)}
+    expected = {f"{body}": data for body, data in bodies.items()}
+    expected |= {f"{body}.index": multires_manifest([10, len(data) - 10]) for body, data in bodies.items()}
+    if sharded:
+        info["sharding"] = {
+            "@type": sharding.type, "preshift_bits": 0, "hash": sharding.hash, "minishard_bits": 1, "shard_bits": 0,
+            "data_encoding": "gzip",
+        }  # fmt: skip
+        with (source / "0.shard").open("w+b") as file:
+            writer = ShardWriter(sharding, 0, file)
+            for body, data in bodies.items():
+                writer.add(body, expected[f"{body}.index"], leading=data)
+            writer.finish()
+    else:
+        for name, data in expected.items():
+            (source / name).write_bytes(data)
+    (source / "info").write_text(json.dumps(info))
+    result = mirror(str(source), str(tmp_path / "whole"))
+    assert (result.scales, result.directories) == ((), ())
+    assert {n: d for n, d in files(tmp_path / "whole").items() if n != "info"} == {
+        n: d for n, d in files(source).items() if n != "info"
+    }
+    with bucket(source) as server:
+        mirror(server.url, str(tmp_path / "some"), MirrorOptions(bodies=(3, 5, 1 << 63), gzip=True))
+    found = files(tmp_path / "some")
+    assert "sharding" not in json.loads(found.pop("info"))
+    assert found == {name: data for name, data in expected.items() if not name.startswith("8")}
+    if not sharded:
+        (source / "8").write_bytes(b"cut")
+        with pytest.raises(MirrorError, match="mesh/8 ends before"):
+            mirror(str(source), str(tmp_path / "cut"), MirrorOptions(bodies=(8,)))
+
+
+@pytest.mark.parametrize("encoding", ["raw", "jpeg", "png"])
+def test_images_that_are_cut_short(tmp_path: Path, encoding: str) -> None:
+    gray = smooth_volume((16, 16, 40))
+    scale = Scale(key="s", size=(40, 16, 16), resolution=(8, 8, 8), chunk_sizes=((16, 16, 16),), encoding=encoding)
+    info = VolumeInfo(type="image", data_type="uint8", scales=(scale,))
+    (tmp_path / "v/s").mkdir(parents=True)
+    (tmp_path / "v/info").write_bytes(precomputed_info.encode(info))
+    for start in (0, 16, 32):
+        stop = min(40, start + 16)
+        data = volume_chunks.encode(gray[None, :, :, start:stop], encoding)
+        (tmp_path / f"v/s/{start}-{stop}_0-16_0-16").write_bytes(data)
+    mirror(str(tmp_path / "v"), str(tmp_path / "m"))
+    assert files(tmp_path / "m/s") == files(tmp_path / "v/s")
+    victim = tmp_path / "v/s/16-32_0-16_0-16"
+    victim.write_bytes(victim.read_bytes()[:-3])
+    with pytest.raises(MirrorError, match="16-32_0-16_0-16"):
+        mirror(str(tmp_path / "v"), str(tmp_path / "n"))
+    assert not (tmp_path / "n/info").exists()
+
+
+def test_the_command(volumes: Path, tmp_path: Path, object_bucket: ObjectBucket) -> None:
+    code = "from fascicle.cli import main; main()"
+    command = [sys.executable, "-c", code, "mirror", str(volumes / "identity")]
+    (tmp_path / "ids.csv").write_text("body,size\n5,100\n7,3\n")
+    place = f"{object_bucket.address}/m"
+    options = ["--scales", "0", "--box", "64:120,-32:0,16:48", "--bodies", str(tmp_path / "ids.csv"), "--rate", "500M"]
+    done = subprocess.run([*command, place, *options], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"{place}: scale 8_8_8, names, mesh, skeletons; ")
+    assert [name for name in object_bucket.names("m/mesh/") if name.endswith(":0")] == ["m/mesh/5:0", "m/mesh/7:0"]
+    assert object_bucket.names("m/skeletons/") == ["m/skeletons/5", "m/skeletons/7", "m/skeletons/info"]
+    done = subprocess.run([*command, place, *options], capture_output=True, text=True, check=True)
+    assert "is a complete mirror already" in done.stdout
+    for wrong in (["--scales", "x"], ["--box", "1:2,3:4"], ["--bodies", "a"], ["--scales", "7"]):
+        done = subprocess.run([*command, str(tmp_path / "n"), *wrong], capture_output=True, text=True, check=False)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)

@@ -29,6 +29,7 @@ JPEG_QUALITY = 75
 PNG_LEVEL = 6
 LABELS = (np.dtype("u4"), np.dtype("u8"))
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"IEND\xaeB`\x82"
 _PNG_COMPONENTS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 _JPEG_COMPONENTS = {"Gray": 1, "YCbCr": 3, "RGB": 3}
 
@@ -76,7 +77,7 @@ def check_ends(data: Buffer, encoding: str, shape: Shape, dtype: np.dtype[Any]) 
         _jpeg_components(data, shape)
         if b"\xff\xd9" not in bytes(data[-256:]):
             raise BadRequest(f"a JPEG of {len(data)} bytes has no end")
-    elif encoding == "png" and (bytes(data[:8]) != _PNG_MAGIC or b"IEND" not in bytes(data[-256:])):
+    elif encoding == "png" and (bytes(data[:8]) != _PNG_MAGIC or _PNG_END not in bytes(data[-256:])):
         raise BadRequest(f"{len(data)} bytes are not a whole PNG")
     elif encoding == SEGMENTATION:
         _segmentation_words(data, shape[0])
