@@ -10,7 +10,8 @@ Triangles are held as a corner table (J. Rossignac, "3D compression made simple:
 corner 4 t + k is that of triangle t at its k-th vertex; `vertex[corner]`, and `opposite[corner]`, the corner across
 the edge that faces it (-1 at a border). A contraction is only done where the common neighbours of both ends are those
 two that it makes meet (the link condition), so a closed manifold stays one, with the same number of handles. Vertices
-that are locked, and all at borders, stay as they are, and no contraction makes an edge between two of them.
+that are locked, all at borders and those at which surfaces touch stay as they are, and no contraction makes an edge
+between two of them.
 """
 
 from __future__ import annotations
@@ -84,6 +85,33 @@ def lock_borders(vertex, opposite, locked):  # type: ignore[no-untyped-def]
         if vertex[c] >= 0 and opposite[c] < 0:
             locked[vertex[_next(c)]] = True
             locked[vertex[_previous(c)]] = True
+
+
+@njit(cache=True, nogil=True)
+def lock_pinched(vertex, opposite, corner, locked):  # type: ignore[no-untyped-def]
+    """Set `locked` of vertices at which surfaces touch: there are several fans, or one that has a neighbour twice."""
+    triangles = np.zeros(corner.size, np.int32)
+    seen = np.full(corner.size, -1, np.int32)
+    for c in range(vertex.size):
+        if vertex[c] >= 0:
+            triangles[vertex[c]] += 1
+    for v in range(corner.size):
+        c = corner[v]
+        if c < 0 or locked[v]:
+            continue
+        found = 0
+        while True:
+            neighbour = vertex[_next(c)]
+            if seen[neighbour] == v:
+                break
+            seen[neighbour] = v
+            found += 1
+            across = opposite[_next(c)]
+            if across < 0:
+                break
+            c = _next(across)
+        if found != triangles[v] or c != corner[v]:
+            locked[v] = True
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -402,12 +430,14 @@ def decimate(  # type: ignore[no-untyped-def]
     `place` f64[n, 3], which is overwritten, and `error` are in the same unit. For every vertex a bound of its distance
     from where the surface was grows with each contraction by what that moved the surface there; it stays below `error`.
     The root mean square distance from the planes of the triangles that a vertex stands for stays below half of it
-    (where it stands for much, below less). `locked` vertices stay, as do those at borders; others are not placed
-    beyond `low` and `high` f64[3]. Vertices that no triangle has are left out.
+    (where it stands for much, below less). `locked` vertices stay, as do those at borders and
+    where surfaces touch; others are not placed beyond `low` and `high` f64[3]. Vertices that no triangle has are left
+    out.
     """
     most_area = AREA * error * error
     vertex, opposite, corner = corner_table(triangles, place.shape[0])
     lock_borders(vertex, opposite, locked)
+    lock_pinched(vertex, opposite, corner, locked)
     forms = _forms(vertex, place)
     own = np.zeros(place.shape[0])
     for v in range(place.shape[0]):
