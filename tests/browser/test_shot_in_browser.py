@@ -63,3 +63,17 @@ def test_a_link_opens(root: Path) -> None:
         away = 40 * found.state["crossSectionScale"]
         seen, expected = panel[row, column], gray_zyx()[20, int(24.5 + away), int(32.5 + away)]
         assert np.abs(seen.astype(int) - int(expected)).max() <= 6
+
+
+def test_the_front_page_of_a_host(root: Path) -> None:
+    with running(application(root)) as base, Chromium(500, 400) as browser:
+        browser.open(f"{base}/")
+        browser.wait_for("document.querySelectorAll('a.view').length === 2")
+        assert browser.evaluate("[...document.querySelectorAll('li code')].map((one) => one.textContent)") == [
+            "gray",
+            "seg",
+        ]
+        link = browser.evaluate("document.querySelectorAll('a.view')[1].href")
+        browser.open(link)
+        browser.wait_for_viewer()
+        assert browser.evaluate("viewer.layerManager.managedLayers[0].layer.constructor.type") == "segmentation"

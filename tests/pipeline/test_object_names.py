@@ -10,6 +10,8 @@ import pytest
 
 from fascicle.errors import FascicleError
 from fascicle.pipeline.object_names import fix_names
+from fascicle.volumes.destinations import open_destination
+from object_server import ObjectBucket
 
 MANIFEST = b'{"fragments": ["a"]}'
 
@@ -91,3 +93,19 @@ def test_damaged_files_stay(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["info.gz"]
     with pytest.raises(FascicleError, match="no folder"):
         fix_names(str(tmp_path / "none"))
+
+
+def test_a_bucket(object_bucket: ObjectBucket) -> None:
+    """There a packed object keeps its bytes, and its headers say what they are."""
+    target = open_destination(object_bucket.address)
+    target.put("v/info.gz", gzip.compress(b"{}"))
+    target.put("v/8/0-64/0-64/0-64.gz", gzip.compress(b"voxels"))
+    target.put("v/mesh/17", MANIFEST)
+    target.put("v/8/0.shard", b"shard")
+    done = fix_names(f"{object_bucket.address}/v")
+    assert len(done.renamed) == 3
+    assert set(object_bucket.contents()) == {"v/info", "v/8/0-64_0-64_0-64", "v/mesh/17:0", "v/8/0.shard"}
+    assert target.folder.get("v/8/0-64_0-64_0-64") == b"voxels"
+    assert object_bucket.contents()["v/8/0-64_0-64_0-64"][:2] == b"\x1f\x8b"
+    assert target.folder.get("v/info") == b"{}"
+    assert object_bucket.attributes("v/info")["Content-Encoding"] == "gzip"
