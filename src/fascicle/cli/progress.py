@@ -11,6 +11,9 @@ Progress = Callable[[str, int, int], None]
 @contextmanager
 def stage_bars(quiet: bool, unit: str = "Voxel") -> Iterator[Progress]:
     """A function to call with a stage, how much of it is done, and how much there is (in `unit`)."""
+    if quiet:
+        yield lambda stage, done, total: None
+        return
     from rich.console import Console
     from rich.filesize import pick_unit_and_suffix
     from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
@@ -34,7 +37,7 @@ def stage_bars(quiet: bool, unit: str = "Voxel") -> Iterator[Progress]:
         TimeRemainingColumn(),
     )
     stages: dict[str, TaskID] = {}
-    with Bars(*columns, console=console, disable=quiet or not console.is_terminal) as bars:
+    with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
 
         def progress(stage: str, done: int, total: int) -> None:
             if stage not in stages:
