@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fascicle.kernels import decimation
+from fascicle.kernels.surfaces import label_boxes, surface
 
 
 def grid_sphere(steps: int = 14) -> tuple[np.ndarray, np.ndarray]:
@@ -46,6 +47,22 @@ def test_balls_that_touch(shared: int) -> None:
         assert np.isfinite(made).all()
         edges = np.sort(np.concatenate((faces[:, :2], faces[:, 1:], faces[:, ::2])), axis=1)
         assert (np.unique(edges, axis=0, return_counts=True)[1] % 2 == 0).all()  # still closed
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_stored_surfaces(seed: int) -> None:
+    """What the demo stores has edges of four triangles."""
+    noise = np.random.default_rng(seed)
+    blocks = np.kron(noise.integers(0, 2, (5, 5, 5)), np.ones((3, 3, 3), np.int64)).astype(np.int32)
+    vertices, triangles = surface(blocks, 1, label_boxes(blocks, 1)[1])
+    edges = np.sort(np.concatenate((triangles[:, :2], triangles[:, 1:], triangles[:, ::2])), axis=1)
+    assert np.unique(edges, axis=0, return_counts=True)[1].max() > 2
+    far = np.full(3, np.inf)
+    places = np.array(vertices, np.float64)
+    locked = np.zeros(len(places), np.bool_)
+    made, faces = decimation.decimate(places, np.array(triangles, np.int32), locked, 2.0, -far, far)
+    assert len(made) < len(vertices)
+    assert faces.max() < len(made)
 
 
 @pytest.mark.parametrize("seed", range(6))
