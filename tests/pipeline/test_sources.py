@@ -11,7 +11,7 @@ import pytest
 from fascicle.errors import BadRequest, NotFound
 from fascicle.pipeline.ingest import IngestOptions, ingest
 from fascicle.pipeline.ingest_connections import LocalConnection
-from fascicle.pipeline.journal import Journal
+from fascicle.pipeline.journal import Journal, JournalError
 from fascicle.pipeline.sources import SourceSpec, pinned
 from fascicle.pipeline.tasks import Job, Task, TaskError, run_tasks
 from fascicle.volumes import Pyramid, VolumeError, open_volume
@@ -108,3 +108,25 @@ def test_tasks_are_done_once(store: Path, voxels: np.ndarray, tmp_path: Path, wo
     assert seen[-1] == ("s", len(tasks), len(tasks))
     assert len(seen) == 1 + len(tasks) - done
     journal.close()
+
+
+def test_a_job_is_done_by_one_process_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    first = Journal(path, {"job": "a"})
+    first.add("step")
+    with pytest.raises(JournalError, match="another process is doing this job"):
+        Journal(path, {"job": "a"})
+    first.close()
+    with path.open("ab") as file:
+        file.write(b'{"step":"cut o')
+    second = Journal(path, {"job": "a"})
+    assert list(second.done) == ["step"]
+    second.add("next")
+    second.close()
+    third = Journal(path, {"job": "a"})
+    assert list(third.done) == ["step", "next"]
+    third.close()
+    with pytest.raises(JournalError, match="another job"):
+        Journal(path, {"job": "b"})
+    third = Journal(path, {"job": "a"})  # not locked by the one that was refused
+    third.close()

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import msgspec
 
 from fascicle.errors import FascicleError
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
 
 
 class JournalError(FascicleError):
@@ -26,12 +33,26 @@ class Journal:
         self.path = path
         self.done: dict[str, Any] = {}
         """The steps that are done, and what was kept with them."""
-        length = self._read(header) if path.exists() else 0
-        self._file = path.open("r+b" if length else "wb")
+        self._file = path.open("a+b")
+        try:
+            self._lock()
+            length = self._read(header)
+        except BaseException:
+            self._file.close()
+            raise
         self._file.truncate(length)
         self._file.seek(length)
         if not length:
             self._append(header)
+
+    def _lock(self) -> None:
+        """Until the process ends, or this is closed, no other one does the same job."""
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise JournalError(f"{self.path} is in use: another process is doing this job") from None
 
     def _read(self, header: dict[str, Any]) -> int:
         """Takes over complete lines; how many bytes of the file they are."""
