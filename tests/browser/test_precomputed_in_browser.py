@@ -28,7 +28,7 @@ def browser() -> Iterator[Chromium]:
         yield running
 
 
-def _precomputed(sample: SampleRepo, path: str, **instances: str) -> dict[str, Any]:
+def _precomputed(sample: SampleRepo, path: str, **instances: Any) -> dict[str, Any]:
     """The state of a section whose one layer has a precomputed source."""
     state = section_state(sample.url, sample.root, POSITION, **instances)
     state["layers"][0]["source"] = f"precomputed://{sample.url}/precomputed/{sample.root}/master/{path}"
@@ -51,3 +51,21 @@ def test_supervoxels(browser: Chromium, sample_repo: SampleRepo) -> None:
     assert not np.array_equal(sample_repo.supervoxels_zyx, sample_repo.bodies_zyx)
     state = _precomputed(sample_repo, "segmentation/supervoxels", segmentation="segmentation")
     _same_bodies(show(browser, sample_repo.url, state), POSITION, sample_repo.supervoxels_zyx)
+
+
+def test_meshes(browser: Chromium, sample_repo: SampleRepo) -> None:
+    """Made on request: nothing stores meshes of supervoxels."""
+    labels, counts = np.unique(sample_repo.supervoxels_zyx, return_counts=True)
+    largest = int(labels[np.argsort(counts)[-2]])
+    state = _precomputed(
+        sample_repo,
+        "segmentation/supervoxels",
+        segmentation="segmentation",
+        segments=[largest],
+        projection_scale=200,
+    ) | {"layout": "3d", "showSlices": False}
+    picture = show(browser, sample_repo.url, state)
+    assert np.mean(picture.max(-1).astype(int) - picture.min(-1) > 40) > 0.01
+    state["layers"][0]["segments"] = []
+    picture = show(browser, sample_repo.url, state)
+    assert np.mean(picture.max(-1).astype(int) - picture.min(-1) > 40) < 0.005
