@@ -189,12 +189,13 @@ def prepared(volume: str, tiles: tuple[int, int], folder: Path) -> tuple[Path, P
                 out[:, row * y : (row + 1) * y, column * x : (column + 1) * x] = part
         out.flush()
         del out
-    if not store.exists():
+    if not (folder / "stored").exists():  # an ingest that was stopped goes on
         with LocalConnection(store) as connection, open_volume(str(array)) as source:
             options = IngestOptions(instance="segmentation", repo="bench", resolution_nm=(8, 8, 8))
             done = ingest(connection, source, options, folder / "journal", lambda *_: None)
             root = done.node.split(":")[0]
             connection.json("POST", f"/api/node/{root}/commit", {"note": "all"})
+        (folder / "stored").touch()
     return array, store
 
 
