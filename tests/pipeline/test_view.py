@@ -85,7 +85,7 @@ def test_layers_of_folders(root: Path) -> None:
     assert "invlerp" in gray["shader"]
     assert seg["segments"] == mesh["segments"] == ["3", str(2**63 + 5)]
     assert points["source"] == "precomputed://https://x.org/points"
-    assert "linkedSegmentationLayer" not in points  # to which of the two?
+    assert points["linkedSegmentationLayer"] == {"body": "seg"}  # the first of the two
     two = view([sources[1], sources[3]], ViewOptions(segments=(3,)), published).state["layers"][1]
     assert (two["linkedSegmentationLayer"], two["filterBySegmentation"]) == ({"body": "seg"}, ["body"])
     assert found.state["position"] == [64.5, 24.5, -11.5]

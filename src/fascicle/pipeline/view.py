@@ -88,7 +88,7 @@ def state_of(layers: Sequence[Layer], options: ViewOptions) -> dict[str, Any]:
     """The state of a viewer with some layers."""
     shown = [_layer(layer, name, options) for layer, name in zip(layers, unique_names(layers), strict=True)]
     segmentations = [layer["name"] for layer in shown if layer["type"] == "segmentation"]
-    if len(segmentations) == 1:
+    if segmentations:  # of several the first one: what people name first, or the server's instance of that name
         for layer, state_of_layer in zip(layers, shown, strict=True):
             if layer.relationships:
                 state_of_layer["linkedSegmentationLayer"] = dict.fromkeys(layer.relationships, segmentations[0])
