@@ -161,8 +161,9 @@ def slices(folder: Path, voxels: NDArray[Any], kind: str) -> None:
 
 
 @pytest.mark.parametrize("memory", [1 << 30, 1], ids=["in memory", "by way of the disk"])
-@pytest.mark.parametrize("kind", ["tif", "png"])
-def test_slices(tmp_path: Path, kind: str, memory: int) -> None:
+@pytest.mark.parametrize(("kind", "brick"), [("tif", 1 << 24), ("png", 1 << 24), ("tif", 1)])
+def test_slices(tmp_path: Path, kind: str, brick: int, memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(converting, "BRICK_BYTES", brick)  # rows of chunks are cut
     voxels = blobs("uint32" if kind == "tif" else "uint8")
     slices(tmp_path / "slices", voxels, kind)
     convert(

@@ -71,10 +71,11 @@ class Records:
             self.length += len(data)
         return self.length
 
-    def pieces(self, level: int | None = None) -> Iterator[NDArray[np.void]]:
-        """All records, or those of one level, in arrays of bounded size."""
+    def pieces(self, level: int | None = None, start: int = 0) -> Iterator[NDArray[np.void]]:
+        """All records from byte `start` on, or those of one level, in arrays of bounded size."""
         with self._path.open("rb") as file:
-            left = self.length // RECORD.itemsize
+            file.seek(start)
+            left = (self.length - start) // RECORD.itemsize
             while left:
                 rows = np.fromfile(file, RECORD, min(left, _PIECE))
                 left -= len(rows)

@@ -254,6 +254,8 @@ class _Conversion:
         self._scratch = _Scratch()
         self._writers: list[ChunkWriter] = []
         self._layers: list[Layer] = []
+        self._noted = [0] * len(self.levels)
+        """Records of a scale before this byte of their file are those of shards that are written."""
         self._done = 0
         self._total = sum(math.prod(level.scale.size) for level in self.levels)
         self._pool = ThreadPoolExecutor(self._workers)
@@ -544,7 +546,7 @@ class _Conversion:
             low, high = slab * writer.thickness, (slab + 1) * writer.thickness
             found = [
                 rows[(rows["cell"][:, 2] >= low) & (rows["cell"][:, 2] < high)]
-                for rows in self._records.pieces(level.index)
+                for rows in self._records.pieces(level.index, self._noted[level.index])
             ]
             shards = writer.shards_of(np.concatenate(found)) if found else {}
             missing = [
@@ -556,6 +558,7 @@ class _Conversion:
             self._journal.add(step)
             if stop == depth or stop % thickness == 0:
                 writer.clear()
+                self._noted[level.index] = self._records.length
 
     def _write_shard(self, writer: ShardedWriter, index: int, shard: int, chunks: list[tuple[int, int, int]]) -> None:
         written = writer.write(shard, chunks)
