@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -194,7 +195,7 @@ def test_csv(
     points = some_points(50)
     rows = [["id", "name", "Z", "Y", "X"]]
     for i, (x, y, z) in enumerate(points.tolist()):
-        rows.append([f"00{i}", 'a "b", c\nd', str(z), f" {y + 0.5:.2f}", str(x)])
+        rows.append([f"00{i}", 'a "b", c\nd' if i else "a\rb", str(z), f" {y + 0.5:.2f}", str(x)])
     for name in ("points.csv", "points.csv.gz"):
         with (tmp_path / "points.csv").open("w", newline="") as file:
             csv.writer(file).writerows(rows)
@@ -207,9 +208,10 @@ def test_csv(
         text = out.read_bytes()
         if name.endswith("gz"):
             text = gzip.decompress(text)
-        found = list(csv.reader(text.decode().splitlines(keepends=True)))
+        found = list(csv.reader(io.StringIO(text.decode(), newline="")))
         assert found[0] == [*rows[0], "body"]
         assert [row[:5] for row in found[1:]] == rows[1:]
+        assert text.count(b'"') == 6 * 49 + 2 * 6  # only names have quotes, around and doubled within
         expected = expected_at(labels, points)
         assert [int(row[5]) for row in found[1:]] == expected.tolist()
         assert result.points == 50
@@ -269,6 +271,7 @@ def test_the_command(volumes: Path, labels: np.ndarray, tmp_path: Path) -> None:
     code = "from fascicle.cli import main; main()"
     command = [sys.executable, "-c", code, "lookup", str(tmp_path / "p.csv")]
     done = subprocess.run([*command, str(volumes / "sharded")], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"x,y,z,label\n{points[0, 0]},")
     assert [int(line.split(",")[3]) for line in done.stdout.splitlines()[1:]] == expected_at(labels, points).tolist()
     assert "20 points" in done.stderr
     again = [*command, "--data", str(volumes / "db"), "--repo", "r", "--instance", "segmentation", "--supervoxels"]

@@ -13,7 +13,7 @@ import gzip
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -75,11 +75,16 @@ def write_labels(table: PointTable, labels: NDArray[Any], name: str, destination
         elif table.kind == "parquet":
             arrow().parquet.write_table(_with_labels(table.table, labels, name), file, compression="zstd")
         elif isinstance(table.table, list):
-            _write_csv(table.table, labels, name, file)
+            _write_csv(table.table[0], table.table[1:], labels, name, file)
+        elif any(_needs_quotes(column) for column in table.table.columns):
+            # pyarrow would quote all cells
+            cells = (column.to_pylist() for column in table.table.columns)
+            _write_csv(table.table.column_names, zip(*cells, strict=True), labels, name, file)
         else:
             from pyarrow import csv as arrow_csv
 
-            options = arrow_csv.WriteOptions(quoting_style="needed")
+            _write_csv(table.table.column_names, (), labels[:0], name, file)
+            options = arrow_csv.WriteOptions(include_header=False, quoting_style="none")
             arrow_csv.write_csv(_with_labels(table.table, labels, name), file, options)
 
 
@@ -224,13 +229,29 @@ def _read_csv(path: Path, columns: Sequence[str], new_column: str) -> PointTable
     return PointTable("csv", np.stack(parts, 1), [header, *records])
 
 
-def _write_csv(records: list[list[str]], labels: NDArray[Any], name: str, file: IO[bytes]) -> None:
+def _write_csv(
+    header: Sequence[str], records: Iterable[Sequence[str]], labels: NDArray[Any], name: str, file: IO[bytes]
+) -> None:
     text = io.TextIOWrapper(file, "utf-8", newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*records[0], name])
-    writer.writerows([*record, label] for record, label in zip(records[1:], labels.tolist(), strict=True))
+    quoting = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    writer.writerow([*header, name])
+    for record, label in zip(records, labels.tolist(), strict=True):
+        returns = any("\r" in cell for cell in record)  # csv quotes only its own line ends
+        (quoting if returns else writer).writerow([*record, label])
     text.flush()
     text.detach()
+
+
+def _needs_quotes(column: Any) -> bool:
+    """Whether some cell of a column of text cannot be written as it is."""
+    for chunk in column.chunks:
+        data = chunk.buffers()[2]
+        if data is not None:
+            raw = np.frombuffer(data, np.uint8)
+            if any((raw == mark).any() for mark in b'",\r\n'):
+                return True
+    return False
 
 
 def _check_names(path: Path, names: Sequence[str], columns: Sequence[str], new_column: str) -> None:
