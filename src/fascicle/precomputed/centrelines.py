@@ -65,7 +65,7 @@ class Centrelines:
     bodies: NDArray[np.uint64]
     """Of each piece, ascending."""
     voxels: NDArray[np.int64]
-    """Of each piece; those of the layer between two blocks count in both."""
+    """Of each piece; those of the layer between two blocks count in the upper one."""
     starts: NDArray[np.int64]
     """The first vertex of each piece, and the number of vertices at the end: [pieces + 1]."""
     positions: NDArray[np.int64]
@@ -110,6 +110,9 @@ def in_block(
     count = len(bodies) - 1
     if not count:
         return _nothing()
+    if any(open_faces):
+        own = tuple(slice(-1 if is_open else None) for is_open in open_faces[1::2])
+        voxels = np.bincount(pieces[own].reshape(-1), minlength=count + 1)
     depths = np.empty(labels.shape, np.float32)
     label_distances(pieces, steps, depths)
     cell = np.array(parameters.cell(resolution_nm), np.int64)
