@@ -29,6 +29,7 @@ from fascicle.pipeline.sources import SourceSpec
 from fascicle.volumes import open_volume
 from fascicle.volumes.adapted import Adaptation
 from fascicle.volumes.base import VolumeError
+from object_server import ObjectBucket, seeded_faults
 
 SHAPE = (37, 40, 52)
 CSEG = "compressed_segmentation"
@@ -212,6 +213,20 @@ def test_a_version_of_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         SourceSpec(data=str(tmp_path / "db"), repo="r", instance="seg"), str(tmp_path / "out"), options(verify=True)
     )
     assert np.array_equal(read(tmp_path / "out"), labels)
+
+
+@pytest.mark.parametrize("sharded", [False, True], ids=["objects", "shards"])
+def test_into_a_bucket_that_errs(tmp_path: Path, object_bucket: ObjectBucket, sharded: bool) -> None:
+    labels = blobs("uint32")
+    source, how = saved(tmp_path, labels), options(sharded=sharded, gzip=True, chunk=(32, 32, 32))
+    convert(source, str(tmp_path / "out"), how)
+    object_bucket.server.faults = seeded_faults(11, 0.1)
+    convert(
+        source, f"{object_bucket.address}/labels", replace(how, journal=str(tmp_path / "journal.jsonl"), verify=True)
+    )
+    object_bucket.server.faults = None
+    expected = {f"labels/{name.removesuffix('.gz')}": data for name, data in tree(tmp_path / "out").items()}
+    assert object_bucket.contents() == expected
 
 
 # -- interruptions
