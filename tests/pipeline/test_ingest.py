@@ -389,6 +389,30 @@ def test_real_data(shared: Path, tmp_path: Path) -> None:
         assert "verified" in result.output
 
 
+def test_the_command_turns_and_renames(tmp_path: Path) -> None:
+    labels = supervoxels((20, 30, 40))
+    np.save(tmp_path / "labels.npy", labels)
+    np.save(tmp_path / "table.npy", np.array([[int(labels.max()), 5_000_000_000]]))
+    arguments = [
+        str(tmp_path / "labels.npy"),
+        "--data",
+        str(tmp_path / "db"),
+        "--repo",
+        "r",
+        "--instance",
+        "seg",
+        "--quiet",
+    ]
+    more = ["--axes", "x-yz", "--remap", str(tmp_path / "table.npy")]
+    done = CliRunner().invoke(ingest_command.ingest, [*arguments, *more], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    expected = np.where(labels == labels.max(), 5_000_000_000, labels.astype(np.uint64))[:, ::-1].transpose(2, 1, 0)
+    with LocalConnection(tmp_path / "db") as connection:
+        root = next(iter(connection.json("GET", "/api/repos/info")))
+        data = connection.request("GET", f"/api/node/{root}/seg/raw/0_1_2/20_30_40/0_0_0")
+    assert np.array_equal(np.frombuffer(data, np.uint64).reshape(40, 30, 20), expected)
+
+
 def test_several_boxes_are_sent_at_once(folder: Path, tmp_path: Path) -> None:
     source = saved(tmp_path / "labels.npy", supervoxels((64, 130, 140)))
     stored = []

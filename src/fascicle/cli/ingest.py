@@ -70,6 +70,11 @@ class Size(click.ParamType[Any]):
 @click.option("--mapping", default="", metavar="TABLE", help="Supervoxel to body: .npy, .csv or an HDF5 dataset.")
 @click.option("--resolution", type=Numbers(float), help="Size of a voxel in nm. [what the source says, else 8,8,8]")
 @click.option("--offset", type=Numbers(int), help="Coordinate of the first voxel. [what the source says, else 0,0,0]")
+@click.option("--axes", default="", metavar="ORDER", help="What the source's axes are, slowest first. [zyx]")
+@click.option(
+    "--dtype", default="", metavar="TYPE", help="uint8, uint64, ... of the voxels; they must fit. [as they are]"
+)
+@click.option("--remap", default="", metavar="TABLE", help="Label to other label, as --mapping, but for good.")
 @click.option("--block-size", type=click.IntRange(16, 512), default=64, show_default=True, help="Edge of new blocks.")
 @click.option("--compression", default="", metavar="NAME", help="Of a new instance: lz4, jpeg, jpeg:90, gzip, none.")
 @click.option("--scales", type=click.IntRange(0, 20), help="Number of coarser scales. [until one block holds all]")
@@ -92,6 +97,9 @@ def ingest(
     channel: int | None,
     resolution: tuple[float, float, float] | None,
     offset: tuple[int, int, int] | None,
+    axes: str,
+    dtype: str,
+    remap: str,
     memory: int,
     journal: Path | None,
     verify: bool,
@@ -111,7 +119,9 @@ def ingest(
     """
     from fascicle.pipeline.ingest import IngestOptions, journal_name
     from fascicle.pipeline.ingest_connections import LocalConnection, ServerConnection
+    from fascicle.pipeline.ingest_mapping import read_mapping
     from fascicle.volumes import open_volume
+    from fascicle.volumes.adapted import Adaptation, AdaptedVolume
 
     if (data is None) == (server is None):
         raise click.UsageError("name either a folder (--data) or a server (--server)")
@@ -121,6 +131,9 @@ def ingest(
     )  # fmt: skip
     with ExitStack() as stack:
         volume = stack.enter_context(open_volume(source, dataset, source_scale, channel))
+        if axes or dtype or remap:
+            table = read_mapping(remap, volume) if remap else None
+            volume = AdaptedVolume(volume, Adaptation(axes=axes, dtype=dtype, remap=table))
         token = os.environ.get("FASCICLE_ADMIN_TOKEN") or os.environ.get("DVID_ADMIN_TOKEN") or ""
         connection: Connection
         if server is not None:

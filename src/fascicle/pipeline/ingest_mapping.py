@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fascicle.pipeline.ingest_connections import IngestError
 from fascicle.volumes import VolumeSource
+from fascicle.volumes.adapted import AdaptedVolume
 from fascicle.volumes.array_files import Hdf5Volume
 
 ROWS_PER_MESSAGE = 1 << 20
@@ -25,6 +26,8 @@ def read_mapping(text: str, source: VolumeSource) -> NDArray[np.uint64]:
     line separated by comma, tab or blank, after an optional line of names.
     """
     path = Path(text)
+    if isinstance(source, AdaptedVolume):
+        source = source.source
     if isinstance(source, Hdf5Volume) and not path.exists():
         table = source.table(text)
     elif not path.is_file():

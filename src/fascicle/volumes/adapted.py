@@ -59,10 +59,13 @@ class AdaptedVolume(VolumeSource):
 
     def __init__(self, source: VolumeSource, adaptation: Adaptation) -> None:
         axes = Axes.named(adaptation.axes or "zyx")
-        self._source = source
+        self.source = source
         self._axes = axes
         self._remap = adaptation.remap
-        self.name = source.name
+        seen = [f"axes {adaptation.axes}" if not axes.plain else "", adaptation.dtype and f"as {adaptation.dtype}"]
+        seen.append("" if adaptation.remap is None else f"{len(adaptation.remap)} labels with other names")
+        said = ", ".join(filter(None, seen))
+        self.name = f"{source.name} ({said})" if said else source.name
         self.concurrent = source.concurrent
         self.shape_zyx = self._turned(source.shape_zyx)
         self.chunk_zyx = self._turned(source.chunk_zyx)
@@ -86,12 +89,12 @@ class AdaptedVolume(VolumeSource):
         self.offset_xyz = (ox, oy, oz) if adaptation.offset_xyz is None else adaptation.offset_xyz
 
     def read(self, start_zyx: Zyx, stop_zyx: Zyx) -> Array:
-        axes, shape = self._axes, self._source.shape_zyx
+        axes, shape = self._axes, self.source.shape_zyx
         low, high = [0, 0, 0], [0, 0, 0]
         for axis, (meaning, flipped) in enumerate(zip(axes.order, axes.flipped, strict=True)):
             a, b = start_zyx[meaning], stop_zyx[meaning]
             low[axis], high[axis] = (shape[axis] - b, shape[axis] - a) if flipped else (a, b)
-        voxels = self._source.read((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+        voxels = self.source.read((low[0], low[1], low[2]), (high[0], high[1], high[2]))
         if not axes.plain:
             flip = tuple(slice(None, None, -1) if flipped else slice(None) for flipped in axes.flipped)
             voxels = voxels[flip].transpose([axes.order.index(meaning) for meaning in range(3)])
@@ -100,16 +103,16 @@ class AdaptedVolume(VolumeSource):
         return np.ascontiguousarray(converted(voxels, self.dtype, self.name))
 
     def read_into(self, start_zyx: Zyx, out: Array) -> None:
-        if self._axes.plain and self._remap is None and self.dtype == self._source.dtype:
-            self._source.read_into(start_zyx, out)
+        if self._axes.plain and self._remap is None and self.dtype == self.source.dtype:
+            self.source.read_into(start_zyx, out)
         else:
             super().read_into(start_zyx, out)
 
     def check(self) -> None:
-        self._source.check()
+        self.source.check()
 
     def close(self) -> None:
-        self._source.close()
+        self.source.close()
 
     def _turned(self, values: Any) -> Any:
         """Numbers of the source's axes as those of z, y, x."""
