@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from fascicle.datatypes.keyvalue.messages import key_values
+from fascicle.formats import legacy_mesh
 from fascicle.pipeline.sample_annotations import (
     USER,
     SampleAnnotations,
@@ -87,5 +88,5 @@ def load_annotations(
 
 
 def ngmesh(vertices: NDArray[np.float32], triangles: NDArray[np.uint32]) -> bytes:
-    """A mesh in the viewer's form: a count u32, vertices f32[n, 3] in nm, triangles u32[m, 3], all little-endian."""
-    return np.uint32(len(vertices)).tobytes() + vertices.astype("<f4").tobytes() + triangles.astype("<u4").tobytes()
+    """A mesh in the viewer's form, from vertices f32[n, 3] in nm and triangles u32[m, 3]."""
+    return legacy_mesh.encode(vertices, triangles)
