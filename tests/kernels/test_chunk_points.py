@@ -12,6 +12,7 @@ from fascicle.kernels import chunk_points
 from fascicle.kernels.arrays import frozen
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 60))
 def test_points_by_chunk(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
@@ -75,6 +76,7 @@ def test_labels_without_decoding(
     assert np.array_equal(raw[order], expected[order].astype(dtype))
 
 
+@settings(max_examples=50)
 @given(st.integers(0, 2**32 - 1), st.binary(max_size=200))
 def test_damage_stays_within_the_chunk(seed: int, damage: bytes) -> None:
     """Whatever the words are, nothing is read outside of them."""

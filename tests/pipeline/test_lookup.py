@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fascicle.errors import BadRequest
@@ -142,6 +142,7 @@ def test_versions(volumes: Path, labels: np.ndarray, monkeypatch: pytest.MonkeyP
     assert len(labels_at(spec, half, scale=1)) == len(points)
 
 
+@settings(max_examples=25)
 @given(st.lists(st.tuples(*[st.floats(-1e6, 1e6)] * 3), max_size=20))
 def test_fractions_are_rounded_down(
     volumes: Path, labels: np.ndarray, points: list[tuple[float, float, float]]

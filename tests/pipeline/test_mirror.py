@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from fascicle.cli.mirror import mirror as mirror_command
 from fascicle.errors import BadRequest, FascicleError
 from fascicle.formats import precomputed_info, volume_chunks
 from fascicle.formats.precomputed_info import Scale, VolumeInfo
@@ -478,6 +480,9 @@ def test_the_command(volumes: Path, tmp_path: Path, object_bucket: ObjectBucket)
     assert object_bucket.names("m/skeletons/") == ["m/skeletons/5", "m/skeletons/7", "m/skeletons/info"]
     done = subprocess.run([*command, place, *options], capture_output=True, text=True, check=True)
     assert "is a complete mirror already" in done.stdout
-    for wrong in (["--scales", "x"], ["--box", "1:2,3:4"], ["--bodies", "a"], ["--scales", "7"]):
-        done = subprocess.run([*command, str(tmp_path / "n"), *wrong], capture_output=True, text=True, check=False)
-        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    done = subprocess.run([*command, str(tmp_path / "n"), "--scales", "7"], capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    for wrong in (["--scales", "x"], ["--box", "1:2,3:4"], ["--bodies", "a"], ["--rate", "fast"]):
+        refused = CliRunner().invoke(mirror_command, [str(volumes / "identity"), str(tmp_path / "n"), *wrong])
+        assert (refused.exit_code, wrong[0] in refused.output) == (2, True)
+    assert not (tmp_path / "n").exists()
