@@ -6,11 +6,13 @@ Needs Chromium, and for the pictures of real data the folder named by FASCICLE_S
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +55,22 @@ def save(browser: Chromium, name: str) -> None:
     print(f"{name}: {out.tell()} bytes, {colours or 'all'} colours")
 
 
+def in_3d(link: str) -> str:
+    """A link to the largest bodies of another one in 3-D: surfaces that skeletons and synapses shine through."""
+    address = link.partition("#!")[2]
+    with urllib.request.urlopen(address) as answer:
+        state = json.load(answer)
+    state["layers"] = [layer for layer in state["layers"] if layer["name"] in ("segmentation", "synapses")]
+    bodies = state["layers"][0]
+    bodies["segments"] = bodies["segments"][:9]
+    bodies["objectAlpha"] = 0.32
+    bodies["skeletonRendering"] = {"mode3d": "lines_and_points", "lineWidth3d": 3}
+    state |= {"layout": "3d", "showSlices": False, "showAxisLines": False, "projectionScale": 300}
+    asked = urllib.request.Request(f"{address}-3d", json.dumps(state).encode(), method="POST")
+    urllib.request.urlopen(asked).close()
+    return f"{link}-3d"
+
+
 def main() -> None:
     shared = Path(os.environ.get("FASCICLE_SHARED", REPOSITORY.parent / "shared")) / "data"
     volumes = {"demo.png": (), "medulla.png": ("--volume", str(shared / "fib25-medulla-250"))}
@@ -67,6 +85,9 @@ def main() -> None:
                 browser.wait_for_viewer()
                 save(browser, name)
                 if not options:
+                    browser.open(in_3d(link))
+                    browser.wait_for_viewer()
+                    save(browser, "demo-3d.png")
                     browser.open(link.partition("/neuroglancer/")[0] + "/")
                     browser.wait_for("document.querySelector('section a.button') !== null")
                     save(browser, "console.png")
