@@ -47,8 +47,9 @@ def test_meshes_are_drawn(root: Path, tmp_path: Path) -> None:
     assert (alike > 0.99).mean() > 0.95
 
 
-def test_a_link_opens(root: Path) -> None:
-    with running(application(root)) as base, Chromium(400, 400) as browser:
+def test_links_open(root: Path) -> None:
+    """That of `fascicle view`, and those of the front page of `fascicle host`."""
+    with running(application(root)) as base, Chromium(500, 400) as browser:
         found = view(
             [SourceSpec(address=str(root / "gray"))],
             ViewOptions(layout="xy", viewer=base + PAGE_PATH, value_range=(0, 255)),
@@ -63,10 +64,6 @@ def test_a_link_opens(root: Path) -> None:
         away = 40 * found.state["crossSectionScale"]
         seen, expected = panel[row, column], gray_zyx()[20, int(24.5 + away), int(32.5 + away)]
         assert np.abs(seen.astype(int) - int(expected)).max() <= 6
-
-
-def test_the_front_page_of_a_host(root: Path) -> None:
-    with running(application(root)) as base, Chromium(500, 400) as browser:
         browser.open(f"{base}/")
         browser.wait_for("document.querySelectorAll('a.view').length === 2")
         assert browser.evaluate("[...document.querySelectorAll('li code')].map((one) => one.textContent)") == [

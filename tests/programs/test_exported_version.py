@@ -16,7 +16,7 @@ from volume_readers import cloudvolume_reads, tensorstore_reads
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:version .* is open")]
 
 
-@pytest.mark.parametrize("layout", ["sharded", "chunks", "gzip"])
+@pytest.mark.parametrize("layout", ["sharded", "gzip"])
 def test_a_version(server: RunningServer, sample_repo: SampleRepo, tmp_path: Path, layout: str) -> None:
     """Volumes with all scales. TensorStore finds no chunks that are named `.gz` in files."""
     pytest.importorskip("cloudvolume")

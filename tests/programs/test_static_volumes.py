@@ -117,7 +117,7 @@ def expected(root: Path, case: Case, level: int) -> np.ndarray:
 
 
 def check(root: Path, case: Case, read: Reader, address: str) -> None:
-    for level in (0, 1):
+    for level in (0, 1) if address.startswith("http") else (0,):
         found, wanted = read(address, level), expected(root, case, level)
         assert found.dtype == wanted.dtype
         assert found.shape == wanted.shape
