@@ -98,11 +98,17 @@ def _groups(masks: Iterator[tuple[Cell, NDArray[np.bool_]]]) -> Iterator[tuple[N
     edge = _GROUP_EDGE + 1
     for group in sorted(by_group, key=lambda cell: cell[::-1]):
         start = [at * _GROUP_EDGE for at in group]
-        numbers = np.zeros((edge, edge, edge), np.int32)
-        for corner, mask in by_group[group]:
+        members = by_group[group]
+        # only as far as its blocks reach, and one layer more, so that the surface closes
+        ends = [[at + length for at, length in zip(corner, mask.shape[::-1], strict=True)] for corner, mask in members]
+        stop = [min(at + edge, max(end) + 1) for at, end in zip(start, zip(*ends, strict=True), strict=True)]
+        starts = zip(*(corner for corner, _ in members), strict=True)
+        start = [max(at, min(found) - 1) for at, found in zip(start, starts, strict=True)]
+        numbers = np.zeros([b - a for a, b in zip(start[::-1], stop[::-1], strict=True)], np.int32)
+        for corner, mask in members:
             into, out = [], []
-            for at, first, length in zip(corner[::-1], start[::-1], mask.shape, strict=True):
-                low, high = max(at, first), min(at + length, first + edge)
+            for at, first, last, length in zip(corner[::-1], start[::-1], stop[::-1], mask.shape, strict=True):
+                low, high = max(at, first), min(at + length, last)
                 into.append(slice(low - first, high - first))
                 out.append(slice(low - at, high - at))
             numbers[tuple(into)] |= mask[tuple(out)]

@@ -53,7 +53,7 @@ class Meshes(Directory):
             raise NotFound(f"there is no mesh {path!r}: there are `<label>.index` and `<label>`")
         label = int(match[1])
         view = snapshot.view(instance)
-        body, rows = found(view, label, form.supervoxels)
+        body = _body(view, label, form.supervoxels)
         storage = None if form.supervoxels else _storage(snapshot, instance)
         stored = None if storage is None else _stored(snapshot, instance, storage, body)
 
@@ -61,7 +61,7 @@ class Meshes(Directory):
             both = None
             if stored and storage is not None:
                 both = _from_stored(values.get(snapshot.view(storage), _key(label)) or b"", instance)
-            manifest, fragments = both or _made(snapshot, instance, label, rows)
+            manifest, fragments = both or _made(snapshot, instance, label, _rows(view, body, label, form.supervoxels))
             return _LENGTH.pack(len(manifest)) + manifest + fragments
 
         kind = "supervoxel" if form.supervoxels else "body"
@@ -97,18 +97,23 @@ def _from_stored(data: bytes, instance: Instance) -> tuple[bytes, bytes] | None:
     return encode_multires((vertices.astype(np.float64), triangles.astype(np.int32)), error)
 
 
-def found(view: VersionedView, label: int, supervoxel: bool) -> tuple[Body, Rows]:
-    """The body, or that of a supervoxel, and the rows of the index. Raises NotFound."""
+def _body(view: VersionedView, label: int, supervoxel: bool) -> Body:
+    """The body, or that of a supervoxel. Raises NotFound."""
     owner = mapping_at(view).body(label)[0] if supervoxel else label
     body = bodies.read_body(view, owner) if owner else None
     if body is None:
         raise NotFound(f"there is no {'supervoxel' if supervoxel else 'body'} {label} at this version")
+    return body
+
+
+def _rows(view: VersionedView, body: Body, label: int, supervoxel: bool) -> Rows:
+    """The rows of the index of a body, or of a supervoxel of it. Raises NotFound."""
     if not supervoxel:
-        return body, bodies.read_rows(view, body)
+        return bodies.read_rows(view, body)
     rows = bodies.rows_of_supervoxels(view, body, np.array([label], np.uint64))
     if not len(rows):
         raise NotFound(f"there is no supervoxel {label} at this version")
-    return body, rows
+    return rows
 
 
 def _storage(snapshot: Snapshot, labelmap: Instance) -> Instance | None:
