@@ -161,6 +161,8 @@ def test_bad_points(volumes: Path) -> None:
     ):
         with pytest.raises(BadRequest, match=message):
             labels_at(source, points)
+    with pytest.raises(BadRequest, match="neither voxels nor nm"):
+        labels_at(source, [[1, 2, 3]], unit="m")  # type: ignore[arg-type]
     with pytest.raises(BadRequest, match="there is no scale 2"):
         labels_at(source, [[1, 2, 3]], scale=2)
     assert labels_at(source, []).shape == (0,)

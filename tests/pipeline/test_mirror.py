@@ -332,9 +332,16 @@ def test_refusals(volumes: Path, tmp_path: Path) -> None:
         (MirrorOptions(box=((0, 0, 0), (0, 5, 5))), "is empty"),
         (MirrorOptions(box=((9000, 0, 0), (9005, 5, 5))), "nothing is left"),
         (MirrorOptions(also=("nothing",)), "nothing has no info"),
+        (MirrorOptions(layout="odd"), "layout 'odd' is none of"),  # type: ignore[arg-type]
+        (MirrorOptions(box=((0, 0), (1, 1))), "three numbers"),
+        (MirrorOptions(workers=0), "fetch nothing"),
     ):
         with pytest.raises(BadRequest, match=message):
             mirror(source, str(tmp_path / "m"), options)
+    before = files(volumes / "unsharded")
+    with pytest.raises(BadRequest, match="is the source itself"):
+        mirror(f"file://{source}", str(volumes / "raw/../unsharded"), MirrorOptions(again=True))
+    assert files(volumes / "unsharded") == before
     with pytest.raises(VolumeError, match="no file named info"):
         mirror(str(tmp_path), str(tmp_path / "m"))
     with pytest.raises(VolumeError, match="web servers only read"):

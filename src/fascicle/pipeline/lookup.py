@@ -121,6 +121,8 @@ def _labels_of(
 ) -> NDArray[Any]:
     if not 0 <= scale < len(pyramid.scales):
         raise BadRequest(f"{pyramid.name} has {len(pyramid.scales)} scales, so there is no scale {scale}")
+    if unit not in ("voxels", "nm"):
+        raise BadRequest(f"the unit {unit!r} is neither voxels nor nm")
     volume = pyramid.scales[scale]
     voxels = voxels_of(pyramid, points, unit, scale)
     kind = np.dtype(np.uint64) if volume.dtype.kind == "u" else volume.dtype

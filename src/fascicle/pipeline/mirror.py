@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -106,9 +106,12 @@ def mirror(
     """
     began = time.perf_counter()
     options = options or MirrorOptions()
+    _check(options)
     target = open_destination(destination, durable=False)
     address = plain_address(source)
     folder, data, kind = _begin(address, options)
+    if _place(folder) == _place(target.folder):
+        raise BadRequest(f"{destination} is the source itself: a mirror needs another place")
     work = work_folder(target, options.journal)
     scratch = work / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -134,6 +137,22 @@ def mirror(
         )
     finally:
         transfer.close()
+
+
+def _check(options: MirrorOptions) -> None:
+    """BadRequest for values that make no sense."""
+    if options.layout not in get_args(Layout):
+        raise BadRequest(f"the layout {options.layout!r} is none of {', '.join(get_args(Layout))}")
+    if options.unit not in ("voxels", "nm"):
+        raise BadRequest(f"the unit {options.unit!r} is neither voxels nor nm")
+    if options.workers < 1 or options.rate < 0:
+        raise BadRequest(f"{options.workers} workers at {options.rate} bytes per second fetch nothing")
+    if options.box is not None and [len(corner) for corner in options.box] != [3, 3]:
+        raise BadRequest("a box has two corners of three numbers, x, y, z")
+
+
+def _place(folder: ObjectFolder) -> str:
+    return folder.address if folder.remote else str(Path(folder.address).expanduser().resolve())
 
 
 def _begin(address: str, options: MirrorOptions) -> tuple[ObjectFolder, bytes, str]:
@@ -318,15 +337,13 @@ def _box_nm(info: VolumeInfo, options: MirrorOptions) -> Box | None:
 
 
 def _header(folder: ObjectFolder, info: bytes, target: Destination, options: MirrorOptions) -> dict[str, Any]:
-    address = folder.address if folder.remote else str(Path(folder.address).expanduser().absolute())
-    there = target.address if target.folder.remote else str(Path(target.address).expanduser().absolute())
     box = options.box and [[float(edge) for edge in corner] for corner in options.box]
     bodies = blake2b(msgspec.json.encode(options.bodies), digest_size=8).hexdigest() if options.bodies else ""
     return {
         "job": "mirror",
-        "source": address,
+        "source": _place(folder),
         "info": blake2b(info, digest_size=8).hexdigest(),
-        "destination": there,
+        "destination": _place(target.folder),
         "scales": list(options.scales),
         "box": box,
         "unit": options.unit,
