@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorstore
+from distributed import LocalCluster
 
 from fascicle.cli import group
 from fascicle.errors import BadRequest, NotFound
 from fascicle.formats import precomputed_info
+from fascicle.pipeline import export as export_pipeline
 from fascicle.pipeline import export_volumes
 from fascicle.pipeline.export import ExportError, ExportOptions, ExportResult, export, work_folder
 from fascicle.pipeline.export_volumes import cells_of
@@ -341,3 +343,16 @@ def test_the_command(store: Path, nodes: list[str], tmp_path: Path, capsys: pyte
         run(nodes[0], out)
     with pytest.raises(Exception, match="--unsharded"):
         run(nodes[0], out, "--data", str(store), "--gzip")
+
+
+@pytest.mark.slow
+def test_workers_and_a_dask_cluster_write_the_same(
+    store: Path, nodes: list[str], sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_pipeline, "_WORKER_VOXELS", 1)
+    exported(store, nodes[0], tmp_path / "workers", shard_voxels=128**3, workers=2)
+    assert files(tmp_path / "workers") == files(sharded)
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        scheduler = cluster.scheduler_address
+        exported(store, nodes[0], tmp_path / "dask", shard_voxels=128**3, scheduler=scheduler)
+    assert files(tmp_path / "dask") == files(sharded)

@@ -52,8 +52,10 @@ from fascicle.volumes.destinations import JSON, Destination, open_destination
 
 _MOST_CACHE = 64 << 20
 _TRIES = 2
+_WORKER_VOXELS = 1 << 26
+"""Each worker but the first should have so many to do,"""
 _WORKER_OBJECTS = 500
-"""Each worker but the first should have so many annotated bodies, cells or meshes to do."""
+"""or so many annotated bodies, cells or meshes."""
 
 
 class ExportError(FascicleError):
@@ -385,10 +387,10 @@ class _Export:
         return self._run(tasks, job, stage, self._journal, _WORKER_OBJECTS)
 
     def _run(
-        self, tasks: list[Task], job: Job, stage: str, journal: Journal | None, enough: int = 1 << 26
+        self, tasks: list[Task], job: Job, stage: str, journal: Journal | None, enough: int = 0
     ) -> dict[str, Any]:
         # starting a process takes as long as some work does
-        most = 1 + sum(task.weight for task in tasks) // enough
+        most = 1 + sum(task.weight for task in tasks) // (enough or _WORKER_VOXELS)
         workers, scheduler = min(self._workers, most), self._options.scheduler
         try:
             return run_tasks(
