@@ -132,8 +132,12 @@ def do_bodies(place: Workplace, argument: Any) -> list[int]:
     """[first body, last body, numbers of the blocks] -> [meshes, vertices, triangles]; spools of the meshes."""
     first, last, blocks = argument
     setting = place.setting
-    files = [read_block(block_file(setting.folder, number)) for number in blocks]
-    bodies = np.unique(np.concatenate([file.between(first, last) for file in files]))
+    places: dict[int, list[tuple[BlockFile, int]]] = {}
+    for number in blocks:
+        file = read_block(block_file(setting.folder, number))
+        low, high = file.between(first, last)
+        for row, body in enumerate(file.labels[low:high].tolist(), start=low):
+            places.setdefault(body, []).append((file, row))
     spools = [
         (kind, SpoolWriter(spool_file(setting.folder, kind, first)))
         for kind in dict.fromkeys((setting.form, setting.blobs))
@@ -142,8 +146,7 @@ def do_bodies(place: Workplace, argument: Any) -> list[int]:
     made = [0, 0, 0]
     offset = place.volume.offset_xyz
     try:
-        for body in bodies.tolist():
-            rows = [(file, row) for file in files if (row := file.row(body)) >= 0]
+        for body, rows in sorted(places.items()):
             if sum(int(file.voxels[row]) for file, row in rows) < setting.dust:
                 continue
             pieces = [piece for file, row in rows if len((piece := file.piece(row)).triangles)]
@@ -216,15 +219,10 @@ class BlockFile:
     vertices: NDArray[Any]
     triangles: NDArray[np.int32]
 
-    def between(self, first: int, last: int) -> NDArray[np.uint64]:
-        """The labels from one to another, both included."""
-        low = np.searchsorted(self.labels, np.uint64(first))
-        return self.labels[low : np.searchsorted(self.labels, np.uint64(last), side="right")]
-
-    def row(self, label: int) -> int:
-        """The place of a label, or -1."""
-        at = int(np.searchsorted(self.labels, np.uint64(label)))
-        return at if at < len(self.labels) and int(self.labels[at]) == label else -1
+    def between(self, first: int, last: int) -> tuple[int, int]:
+        """Where labels from one to another, both included, begin and end."""
+        low = int(np.searchsorted(self.labels, np.uint64(first)))
+        return low, int(np.searchsorted(self.labels, np.uint64(last), side="right"))
 
     def piece(self, row: int) -> Piece:
         """The surface of a label."""
