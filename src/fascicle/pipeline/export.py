@@ -50,7 +50,7 @@ from fascicle.pipeline.tasks import Job, Progress, Task, TaskError, run_tasks, u
 from fascicle.precomputed.builders import ENCODINGS, Form
 from fascicle.volumes.destinations import JSON, Destination, open_destination
 
-_MOST_CACHE = 64 << 20
+_MOST_CACHE = 8 << 20  # chunks are made once each
 _TRIES = 2
 _WORKER_VOXELS = 1 << 26
 """Each worker but the first should have so many to do,"""
