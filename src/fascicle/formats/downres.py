@@ -13,19 +13,11 @@ from numpy.typing import NDArray
 
 from fascicle.formats.label_block import Block, opened
 from fascicle.kernels import downsample
-from fascicle.kernels.arrays import frozen
-
-_ALL = frozen(np.empty(0, np.uint8))
 
 
-def halve_into(block: Block, out_zyx: NDArray[np.uint64], wanted_zyx: NDArray[np.bool_] | None = None) -> None:
-    """Write a label block at half resolution into `out_zyx`, u64[z,y,x] of half the block's sides, any strides.
-
-    With `wanted_zyx` (bool, one for each sub-block) only what stands for those sub-blocks needs to be written.
-    """
+def halve_into(block: Block, out_zyx: NDArray[np.uint64]) -> None:
+    """Write a label block at half resolution into `out_zyx`, u64[z,y,x] of half the block's sides, any strides."""
     parts = opened(block)
-    if wanted_zyx is not None and wanted_zyx.shape != (parts.gz, parts.gy, parts.gx):
-        raise ValueError(f"{wanted_zyx.shape} are not the sub-blocks of a block of {parts.shape_zyx} voxels")
     depth, height, width = parts.shape_zyx
     if out_zyx.shape != (depth // 2, height // 2, width // 2) or out_zyx.dtype != np.uint64:
         raise ValueError(f"half of a block of {parts.shape_zyx} voxels does not fit {out_zyx.dtype}{out_zyx.shape}")
@@ -37,7 +29,6 @@ def halve_into(block: Block, out_zyx: NDArray[np.uint64], wanted_zyx: NDArray[np
         parts.gx,
         parts.gy,
         parts.gz,
-        _ALL if wanted_zyx is None else frozen(wanted_zyx.reshape(-1).view(np.uint8)),
         target.ctypes.data,
         target.strides[0],
         target.strides[1],

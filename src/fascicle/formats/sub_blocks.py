@@ -26,11 +26,11 @@ def mask_of_runs(runs: NDArray[np.int32], block: LabelBlock, corner_xyz: tuple[i
 
 def split_label(
     block: LabelBlock, label: int, split: int, remain: int, inside_zyx: Mask, voxels: NDArray[np.uint32]
-) -> tuple[LabelBlock, NDArray[np.uint32], int, int, Mask]:
+) -> tuple[LabelBlock, NDArray[np.uint32], int, int]:
     """A block in which a label of its table has become `split` under a mask bool[z,y,x] and `remain` elsewhere.
 
     Neither of the new labels may be in the table; `voxels` u32[N] are those of its entries. Returns (block, voxels of
-    its entries, voxels that are `split` now, voxels that are `remain` now, sub-blocks bool[z,y,x] that have changed).
+    its entries, voxels that are `split` now, voxels that are `remain` now).
     """
     position = int(np.flatnonzero(block.table == np.uint64(label))[0])
     changed, positions, moved, kept = sub_blocks.split_label(
@@ -52,33 +52,22 @@ def split_label(
         block.data, block.start, len(block.table), nsb, frozen(changed), frozen(positions), frozen(table)
     )
     rebuilt = LabelBlock(block.gx, block.gy, block.gz, frozen(table[used]), frozen(data), 0)
-    mask = np.zeros(nsb, np.bool_)
-    mask[changed] = True
-    return rebuilt, counts[used], int(moved), int(kept), mask.reshape(block.gz, block.gy, block.gx)
-
-
-def having(block: LabelBlock, label: int) -> Mask:
-    """The sub-blocks bool[z,y,x] that have a label of the block's table."""
-    position = int(np.flatnonzero(block.table == np.uint64(label))[0])
-    nsb = block.gx * block.gy * block.gz
-    found: NDArray[np.uint8] = sub_blocks.having(block.data, block.start, len(block.table), nsb, position)
-    return found.view(np.bool_).reshape(block.gz, block.gy, block.gx)
+    return rebuilt, counts[used], int(moved), int(kept)
 
 
 def follow(
-    block: LabelBlock, voxels: NDArray[np.uint32], children: Mapping[int, tuple[LabelBlock, Mask | None]]
-) -> tuple[LabelBlock, NDArray[np.uint32], Mask]:
+    block: LabelBlock, voxels: NDArray[np.uint32], children: Mapping[int, LabelBlock]
+) -> tuple[LabelBlock, NDArray[np.uint32]]:
     """A block after blocks of the finer scale have changed; `voxels` u32[N] are those of its table's entries.
 
-    `children` has some of its octants, each with the sub-blocks bool[z,y,x] that have changed in it (None: all of
-    them). Octant (z & 1) * 4 + (y & 1) * 2 + (x & 1) is that of a child with such block coordinates. All blocks have
-    the same size, an even number of sub-blocks per axis. Returns (block, voxels of its entries, its sub-blocks that
-    may have changed).
+    `children` has some of its octants. Octant (z & 1) * 4 + (y & 1) * 2 + (x & 1) is that of a child with such block
+    coordinates. All blocks have the same size, an even number of sub-blocks per axis. Returns (block, voxels of its
+    entries).
     """
     gx, gy, gz = block.gx, block.gy, block.gz
     # Sorted labels, 0 first, by whose numbers halves are made: the rule for equal numbers of voxels needs their order.
     sorted_labels = np.unique(
-        np.concatenate([np.zeros(1, np.uint64), block.table, *(c.table for c, _ in children.values())])
+        np.concatenate([np.zeros(1, np.uint64), block.table, *(child.table for child in children.values())])
     )
     entries = np.full(len(sorted_labels), -1, np.int64)
     entries[np.searchsorted(sorted_labels, block.table)] = np.arange(len(block.table))
@@ -86,30 +75,24 @@ def follow(
     table = np.concatenate((block.table, sorted_labels[new]))
     entries[new] = np.arange(len(block.table), len(table))
     entries_u32 = frozen(entries.astype(np.uint32))
-    mask = np.zeros((gz, gy, gx), np.bool_)
-    half = gz // 2, gy // 2, gx // 2
-    changed = np.empty(mask.size, np.int64)
-    positions = np.empty((mask.size, 512), np.uint32)
+    nsb, half = gx * gy * gz, (gx // 2, gy // 2, gz // 2)
+    changed = np.empty(len(children) * nsb // 8, np.int64)
+    positions = np.empty((len(changed), 512), np.uint32)
     dense = np.empty((4 * gz, 4 * gy, 4 * gx), np.uint64)
     used = 0
-    for octant, (child, moved) in children.items():
-        z, y, x = (octant >> 2) * half[0], (octant >> 1 & 1) * half[1], (octant & 1) * half[2]
-        part = mask[z : z + half[0], y : y + half[1], x : x + half[2]]
-        part[...] = True if moved is None else moved.reshape(half[0], 2, half[1], 2, half[2], 2).any(axis=(1, 3, 5))
-        wanted = None if moved is None else part.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    for octant, child in children.items():
         numbers = np.searchsorted(sorted_labels, child.table).astype(np.uint64)
-        downres.halve_into(child.with_table(numbers), dense, wanted)
-        corner = np.array((x, y, z), np.int64)
-        chosen = frozen(part.view(np.uint8))
-        used = sub_blocks.gather(frozen(dense), chosen, entries_u32, gx, gy, corner, changed, positions, used)
-    changed, positions = frozen(changed[:used]), frozen(positions[:used])
-    n, nsb = len(block.table), mask.size
+        downres.halve_into(child.with_table(numbers), dense)
+        corner = np.array([(octant >> axis & 1) * n for axis, n in enumerate(half)], np.int64)
+        used = sub_blocks.gather(frozen(dense), entries_u32, gx, gy, corner, changed, positions, used)
+    changed, positions = frozen(changed), frozen(positions)
+    n = len(block.table)
     counts = np.zeros(len(table), np.int64)
     counts[:n] = voxels.astype(np.int64) - sub_blocks.count_in(block.data, block.start, n, nsb, changed)
     counts += np.bincount(positions.reshape(-1), minlength=len(table))
     data, kept = sub_blocks.rebuild(block.data, block.start, n, nsb, changed, positions, frozen(table))
     after = LabelBlock(gx, gy, gz, frozen(table[kept]), frozen(data), 0)
-    return after, counts[kept].astype(np.uint32), mask
+    return after, counts[kept].astype(np.uint32)
 
 
 def solid(gx: int, gy: int, gz: int, label: int = 0) -> LabelBlock:

@@ -95,11 +95,8 @@ def _halve_mixed(data, packed, bits, palette, group, corner, stride_z, stride_y)
 
 
 @njit(cache=True, nogil=True)
-def halve(data, start, table, gx, gy, gz, wanted, address, stride_z, stride_y):  # type: ignore[no-untyped-def]
-    """Write the block at half resolution (4 gz, 4 gy, 4 gx voxels) to memory; strides in bytes, rows contiguous.
-
-    `wanted` u8[sub-blocks] says which sub-blocks are written, all if it is empty.
-    """
+def halve(data, start, table, gx, gy, gz, address, stride_z, stride_y):  # type: ignore[no-untyped-def]
+    """Write the block at half resolution (4 gz, 4 gy, 4 gx voxels) to memory; strides in bytes, rows contiguous."""
     if table.size == 1:
         label = table[0]
         for z in range(4 * gz):
@@ -123,9 +120,7 @@ def halve(data, start, table, gx, gy, gz, wanted, address, stride_z, stride_y): 
                 here = np.int64(load_u16(data, start + 2 * i))
                 bits = bits_for(here)
                 corner = address + 4 * sz * stride_z + 4 * sy * stride_y + 32 * sx
-                if wanted.size and not wanted[i]:
-                    pass
-                elif here <= 1:
+                if here <= 1:
                     label = np.uint64(0)
                     if here == 1:
                         label = table[np.int64(load_u32(data, position))]

@@ -199,23 +199,6 @@ def rebuild(data, start, n, nsb, changed, positions, table):  # type: ignore[no-
 
 
 @njit(cache=True, nogil=True)
-def having(data, start, n, nsb, position):  # type: ignore[no-untyped-def]
-    """Which sub-blocks have a table position in their list: u8[nsb]."""
-    found = np.zeros(nsb, np.uint8)
-    if n == 1:
-        found[:] = 1
-        return found
-    at = start + 2 * nsb
-    for i in range(nsb):
-        here = np.int64(load_u16(data, start + 2 * i))
-        for q in range(here):
-            if np.int64(load_u32(data, at + 4 * q)) == position:
-                found[i] = 1
-        at += 4 * here
-    return found
-
-
-@njit(cache=True, nogil=True)
 def count_in(data, start, n, nsb, chosen):  # type: ignore[no-untyped-def]
     """Voxels per table entry in the sub-blocks `chosen` i64[k]: i64[n]."""
     counts, lists, values = _places(data, start, n, nsb)
@@ -237,19 +220,16 @@ def count_in(data, start, n, nsb, chosen):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def gather(dense, wanted, entries, size_x, size_y, corner, changed, positions, k):  # type: ignore[no-untyped-def]
+def gather(dense, entries, size_x, size_y, corner, changed, positions, k):  # type: ignore[no-untyped-def]
     """Sub-blocks of a dense part of a block as table positions.
 
-    `dense` u64[z,y,x] has numbers whose position in the table `entries` u32 tells; `wanted` u8[z,y,x] are its
-    sub-blocks. `size_x`, `size_y` are the sub-blocks of the block, `corner` i64[3] (x, y, z) is where the part lies,
-    in sub-blocks. Sub-blocks' numbers go to changed i64, their voxels to positions u32[.,512], from place k on;
-    returns where they end.
+    `dense` u64[z,y,x] has numbers whose position in the table `entries` u32 tells. `size_x`, `size_y` are the
+    sub-blocks of the block, `corner` i64[3] (x, y, z) is where the part lies, in sub-blocks. Sub-blocks' numbers go to
+    changed i64, their voxels to positions u32[.,512], from place k on; returns where they end.
     """
-    for z in range(wanted.shape[0]):
-        for y in range(wanted.shape[1]):
-            for x in range(wanted.shape[2]):
-                if not wanted[z, y, x]:
-                    continue
+    for z in range(dense.shape[0] // 8):
+        for y in range(dense.shape[1] // 8):
+            for x in range(dense.shape[2] // 8):
                 changed[k] = ((z + corner[2]) * size_y + y + corner[1]) * size_x + x + corner[0]
                 v = 0
                 for dz in range(8 * z, 8 * z + 8):

@@ -71,25 +71,14 @@ class NewBlocks:
 
     def __init__(self) -> None:
         self.stored: dict[int, bytes] = {}
-        self.changed: dict[int, NDArray[np.bool_]] = {}
-        """Which sub-blocks bool[z,y,x] of a block have changed, where that is known."""
         self._open: dict[int, LabelBlock] = {}
         self._open_bytes = 0
 
     def __len__(self) -> int:
         return len(self.stored)
 
-    def add(
-        self,
-        code: int,
-        stored: bytes,
-        opened: LabelBlock | None = None,
-        changed: NDArray[np.bool_] | None = None,
-    ) -> None:
+    def add(self, code: int, stored: bytes, opened: LabelBlock | None = None) -> None:
         self.stored[code] = stored
-        self.changed.pop(code, None)
-        if changed is not None:
-            self.changed[code] = changed
         before = self._open.pop(code, None)
         if before is not None:
             self._open_bytes -= before.size_bytes
@@ -207,9 +196,7 @@ def coarser_blocks(
     children: list[list[tuple[int, int]]] = [[] for _ in range(len(parents))]
     for code, parent, octant in zip(changed.codes().tolist(), inverse.tolist(), octants, strict=True):
         children[parent].append((octant, code))
-    partial = np.array(
-        [len(members) < 8 or any(code in changed.changed for _, code in members) for members in children], np.bool_
-    )
+    partial = np.array([len(members) < 8 for members in children], np.bool_)
     stored_before: dict[int, bytes] = {}
     places, handles = blocks.find_blocks(view, scale + 1, parents[partial])
     for begin in range(0, len(handles), blocks.BATCH_BLOCKS):
@@ -217,20 +204,19 @@ def coarser_blocks(
         for i, place in enumerate(places[begin : begin + blocks.BATCH_BLOCKS].tolist()):
             stored_before[int(parents[partial][place])] = bytes(batch.value(i))
 
-    def parent_block(
-        item: tuple[int, list[tuple[int, int]]],
-    ) -> tuple[int, bytes, LabelBlock, NDArray[np.bool_] | None]:
+    def parent_block(item: tuple[int, list[tuple[int, int]]]) -> tuple[int, bytes, LabelBlock]:
         code, members = item
         before = stored_before.get(code)
-        if len(members) <= MOST_REPLACED or all(child in changed.changed for _, child in members):
+        if len(members) <= MOST_REPLACED:
             old = sub_blocks.solid(sx // 8, sy // 8, sz // 8)
             voxels = np.array([sx * sy * sz], np.uint32)
             if before is not None:
                 old = label_block.opened_stored(before, check=False)
                 voxels = label_block.stored_counts(before)
-            finer = {octant: (changed.opened(child), changed.changed.get(child)) for octant, child in members}
-            block, voxels, mask = sub_blocks.follow(old, voxels, finer)
-            return code, label_block.split(block, voxels), block, mask
+            # Whole octants: a parent may lag behind, where blocks were written without their coarser scales.
+            finer = {octant: changed.opened(child) for octant, child in members}
+            block, voxels = sub_blocks.follow(old, voxels, finer)
+            return code, label_block.split(block, voxels), block
         if before is not None:
             dense = label_block.decode(label_block.opened_stored(before, check=False))
         else:
@@ -239,7 +225,7 @@ def coarser_blocks(
             z, y, x = (octant >> 2) * sz // 2, (octant >> 1 & 1) * sy // 2, (octant & 1) * sx // 2
             corner = dense[z : z + sz // 2, y : y + sy // 2, x : x + sx // 2]
             downres.halve_into(changed.opened(child), corner)
-        return (code, *stored_of(dense), None)
+        return (code, *stored_of(dense))
 
     above = NewBlocks()
     for made in side_by_side(parent_block, zip(parents.tolist(), children, strict=True)):

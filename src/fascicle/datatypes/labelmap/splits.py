@@ -81,18 +81,14 @@ class _Opened:
 
     stored: bytes
     block: LabelBlock
-    changed: NDArray[np.bool_]
-    """Sub-blocks bool[z,y,x] that have changed."""
 
     @classmethod
     def of(cls, stored: bytes) -> _Opened:
-        block = label_block.opened_stored(stored, check=False)
-        return cls(stored, block, np.zeros((block.gz, block.gy, block.gx), np.bool_))
+        return cls(stored, label_block.opened_stored(stored, check=False))
 
     def rename(self, replacement: Replacement) -> int:
         """Let `remain` stand for the supervoxel; its voxels. Only the table changes."""
         at = int(np.flatnonzero(self.block.table == np.uint64(replacement.supervoxel))[0])
-        self.changed |= sub_blocks.having(self.block, replacement.supervoxel)
         table = self.block.table.copy()
         table[at] = replacement.remain
         self.block = self.block.with_table(table)
@@ -104,7 +100,7 @@ class _Opened:
 
     def split(self, replacement: Replacement, inside: Runs, corner: Triple) -> tuple[int, int]:
         """Replace a supervoxel by two; the voxels of either."""
-        self.block, voxels, split, remain, changed = sub_blocks.split_label(
+        self.block, voxels, split, remain = sub_blocks.split_label(
             self.block,
             replacement.supervoxel,
             replacement.split,
@@ -112,7 +108,6 @@ class _Opened:
             sub_blocks.mask_of_runs(inside, self.block, corner),
             label_block.stored_counts(self.stored),
         )
-        self.changed |= changed
         self.stored = label_block.split(self.block, voxels)
         return split, remain
 
@@ -144,7 +139,7 @@ def replace_in_blocks(
             split_voxels[replacement.supervoxel] += split
             found[replacement.supervoxel] += [(replacement.split, code, split), (replacement.remain, code, remain)]
         if opened is not None:
-            new.add(code, opened.stored, opened.block, opened.changed)
+            new.add(code, opened.stored, opened.block)
     rows = {supervoxel: _as_rows(entries) for supervoxel, entries in found.items()}
     levels = block_writes.make_plan(view, new, size_xyz, top_scale=top_scale, indexing=False)
     return BlockChanges(new, rows, split_voxels, levels)
