@@ -72,9 +72,9 @@ class ShardFiles:
     ) -> WrittenShard | None:
         """One shard from (key, value, whether the value is in `data_encoding` already); None, and no file, if empty.
 
-        It is not sent if its checksum is `known`: that of the one which is there. Entries may come in any order; those that come by minishard and key, as chunks in the order of their keys do,
-        are not written twice. Raises ValueError for a key of another shard and for one that comes twice, VolumeError
-        if the shard cannot be written.
+        It is not sent if its checksum is `known`: that of the one which is there. Entries may come in any order; those
+        that come by minishard and key, as chunks in the order of their keys do, are not written twice. Raises
+        ValueError for a key of another shard and for one that comes twice, VolumeError if the shard cannot be written.
         """
         with _Scratch(self._scratch) as scratch:
             values = _Values(self.sharding, scratch.open())
