@@ -131,7 +131,7 @@ def test_thin_neurites_survive(tmp_path: Path) -> None:
     labels[:, 32:] = 9
     labels[:, 33, 20] = 7
     source = saved(tmp_path, labels)
-    convert(source, str(tmp_path / "thin"), options(scaling="thin"))
+    convert(source, str(tmp_path / "thin"), options(scaling="thin", verify=True))
     convert(source, str(tmp_path / "usual"), options())
     for scale in (1, 2):
         assert (read(tmp_path / "thin", scale) == 7).any(axis=(1, 2)).all()
@@ -330,6 +330,7 @@ def test_other_volumes_are_not_overwritten(tmp_path: Path) -> None:
         ({"kind": "mesh"}, "the kind 'mesh' is neither"),
         ({"scaling": "median"}, "the scaling 'median' is none of"),
         ({"chunk": 48}, "must be a power of two"),
+        ({"chunk": (16, 16, 4), "scaling": "thin"}, "needs chunks of multiples of 8"),
         ({"chunk": (0, 8, 8)}, "make no sense"),
         ({"dtype": "uint7"}, "the type 'uint7' is none of"),
         ({"axes": "zyy"}, "must name z, y and x"),

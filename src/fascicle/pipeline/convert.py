@@ -245,6 +245,8 @@ class _Conversion:
             raise BadRequest(f"the scaling {self._scaling!r} is none of {', '.join(SCALINGS)}")
         if self._scaling != MEAN and self._source.dtype.kind not in "iu":
             raise BadRequest(f"scales of {self._source.dtype.name} can only be made with {MEAN}")
+        if self._scaling == THIN and any(edge % 8 for scale in self.info.scales for edge in scale.chunk_sizes[0]):
+            raise BadRequest(f"the scaling {THIN} needs chunks of multiples of 8 voxels: give them with --chunk")
         self._destination = open_destination(destination, durable=False)
         chunk, shape = self._source.chunk_zyx, self._source.shape_zyx
         self._in_boxes = chunk[1] < shape[1] or chunk[2] < shape[2]
@@ -452,15 +454,15 @@ class _Conversion:
             for group in groups:
                 read(*group)
 
-    def _do_brick(self, level: Level, layer: int, number: int, brick: tuple[int, int, int, int]) -> None:
-        """Encode the chunks of a brick, and give the next scale its part."""
+    def _voxels_of(self, level: Level, layer: int, brick: tuple[int, int, int, int]) -> Box:
+        """The voxels of a brick, in its layer or in the room of this thread."""
         y0, y1, x0, x1 = brick
         planes = level.planes(layer)
         shape = (len(planes), y1 - y0, x1 - x0)
         kept = self._layers[level.index]
         if kept.voxels is not None and not (level.index == 0 and self._in_boxes):
             width, area = kept.shape_zyx[2], kept.shape_zyx[1] * kept.shape_zyx[2]
-            box = Box(kept.flat, y0 * width + x0, width, area, shape)
+            return Box(kept.flat, y0 * width + x0, width, area, shape)
         else:
             voxels = self._scratch.voxels_for(shape, self._source.dtype)
             if level.index > 0 or not self._in_boxes:
@@ -470,7 +472,12 @@ class _Conversion:
             else:
                 with self._reading:
                     self._source.read_into((planes.start, y0, x0), voxels)
-            box = Box.whole(voxels)
+            return Box.whole(voxels)
+
+    def _do_brick(self, level: Level, layer: int, number: int, brick: tuple[int, int, int, int]) -> None:
+        """Encode the chunks of a brick, and give the next scale its part."""
+        planes, (y0, _, x0, _) = level.planes(layer), brick
+        box = self._voxels_of(level, layer, brick)
         if level.index + 1 < len(self.levels):
             self._coarsen(level, planes.start, y0, x0, box)
         rows = list(self._encode(level, (planes.start, y0, x0), box))
@@ -569,9 +576,34 @@ class _Conversion:
     # -- verifying all
 
     def _compare_all(self) -> None:
-        from fascicle.pipeline.convert_checks import compare_all
+        """Compare the finest scale with the source, which is read again, and each other one with the next finer one."""
+        from fascicle.pipeline.convert_checks import compare, compare_coarser, volume_at
 
-        compare_all(self._source, self._destination, self.info, self.levels, self._scaling, self._progress)
+        scales = volume_at(self._destination, self.info)
+        finest = self.levels[0]
+        done = 0
+
+        def count(voxels: int) -> None:
+            nonlocal done
+            with self._noting:
+                done += voxels
+                self._progress("comparing", done, self._total)
+
+        def check(layer: int, brick: tuple[int, int, int, int]) -> None:
+            box = self._voxels_of(finest, layer, brick)
+            compare(scales[0], (finest.planes(layer).start, brick[0], brick[2]), box.array())
+            count(math.prod(box.shape_zyx))
+
+        self._make_layers()
+        for layer in range(finest.layers):
+            if not self._in_boxes:
+                self._read_layer(finest.planes(layer))
+            self._each(check, [(layer, brick) for brick in finest.bricks()])
+        for kept in self._layers:
+            kept.close()
+        self._layers.clear()
+        for level, finer in zip(self.levels[1:], self.levels, strict=False):
+            compare_coarser(scales[level.index], scales[finer.index], finer, self._scaling, count)
 
     def _load_kernels(self) -> None:
         """Compile or load what the threads will need, once and here."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fascicle.errors import FascicleError
 from fascicle.formats.precomputed_info import VolumeInfo
 from fascicle.pipeline.chunk_writing import ChunkWriter, FileWriter, Records, crc32
-from fascicle.volumes.base import VolumeError, VolumeSource
+from fascicle.volumes.base import VolumeError
 from fascicle.volumes.destinations import Destination
 from fascicle.volumes.precomputed import PrecomputedVolume
 
@@ -26,7 +26,10 @@ NAMED = 5
 """So many things that are wrong are named."""
 MOST_ERROR = 16.0
 """The mean error of JPEGs in gray levels that is taken for JPEG's."""
+COMPARED_BYTES = 1 << 20
+"""Boxes of coarser scales are compared one by one; those of the next finer one are eight times as large."""
 _PIECE_BYTES = 8 << 20
+Triple = tuple[int, int, int]
 
 
 class Incomplete(FascicleError):
@@ -127,59 +130,42 @@ def volume_at(destination: Destination, info: VolumeInfo) -> list[PrecomputedVol
     ]
 
 
-def compare_all(
-    source: VolumeSource,
-    destination: Destination,
-    info: VolumeInfo,
-    levels: Sequence[Level],
-    scaling: str,
-    progress: Progress,
-) -> None:
-    """Compare all voxels of the finest scale with the source, and those of each other one with the next finer one.
+def compare(scale: PrecomputedVolume, start: Triple, expected: NDArray[Any]) -> None:
+    """Compare a box of a scale, from `start` (z, y, x) on, with what should be there.
 
     JPEGs differ a little: of these the mean error counts. Raises Incomplete.
     """
-    scales = volume_at(destination, info)
-    total = sum(math.prod(level.scale.size) for level in levels)
-    done = 0
-    lossy = info.scales[0].encoding == "jpeg"
-    for level, scale in zip(levels, scales, strict=True):
-        for start, stop in _boxes(level):
-            found = scale.read(start, stop)
-            if level.index == 0:
-                expected = source.read(start, stop)
-            else:
-                expected = _coarser(levels[level.index - 1], scales[level.index - 1], start, stop, scaling)
-            z, y, x = start
-            where = f"scale {scale.scale.key} at {x}, {y}, {z} (x, y, z)"
-            if lossy:
-                error = float(np.abs(found.astype(np.int16) - expected.astype(np.int16)).mean())
-                if error > MOST_ERROR:
-                    raise Incomplete(f"{where} of {destination.address} differs by {error:.1f} gray levels")
-            elif not np.array_equal(found, expected, equal_nan=found.dtype.kind == "f"):
-                count = int(np.count_nonzero(found != expected))
-                raise Incomplete(f"{count} voxels of {where} of {destination.address} differ")
-            done += found.size
-            progress("comparing", done, total)
+    z, y, x = start
+    dz, dy, dx = expected.shape
+    found = scale.read(start, (z + dz, y + dy, x + dx))
+    where = f"{scale.name}, scale {scale.scale.key} at {x}, {y}, {z} (x, y, z)"
+    if scale.encoding == "jpeg":
+        error = float(np.abs(found.astype(np.int16) - expected.astype(np.int16)).mean())
+        if error > MOST_ERROR:
+            raise Incomplete(f"{where}: differs by {error:.1f} gray levels")
+    elif not np.array_equal(found, expected, equal_nan=found.dtype.kind == "f"):
+        raise Incomplete(f"{where}: {int(np.count_nonzero(found != expected))} voxels differ")
 
 
-def _boxes(level: Level) -> Iterator[tuple[tuple[int, int, int], tuple[int, int, int]]]:
-    for layer in range(level.layers):
-        planes = level.planes(layer)
-        for y0, y1, x0, x1 in level.bricks():
-            yield (planes.start, y0, x0), (planes.stop, y1, x1)
+def compare_coarser(
+    scale: PrecomputedVolume, finer: PrecomputedVolume, level: Level, scaling: str, count: Callable[[int], None]
+) -> None:
+    """Compare all of a scale with what the next finer one, whose plan is `level`, gives; in small boxes.
 
-
-def _coarser(
-    level: Level, scale: VolumeSource, start: tuple[int, int, int], stop: tuple[int, int, int], scaling: str
-) -> NDArray[Any]:
-    """A box of a scale from the next finer one at the destination."""
+    `count` hears how many voxels are compared. Raises Incomplete.
+    """
     from fascicle.pipeline.convert import Box, coarsen
 
-    low = [a * f for a, f in zip(start, level.halved, strict=True)]
-    high = [min(b * f, n) for b, f, n in zip(stop, level.halved, level.shape_zyx, strict=True)]
-    finer = np.ascontiguousarray(scale.read((low[0], low[1], low[2]), (high[0], high[1], high[2])))
-    dz, dy, dx = (b - a for a, b in zip(start, stop, strict=True))
-    out = np.empty((dz, dy, dx), finer.dtype)
-    coarsen(Box.whole(finer), level.halved, scaling, out.reshape(-1), 0, dx, dy * dx)
-    return out
+    cz, cy, cx = scale.chunk_zyx
+    columns = cx * max(1, COMPARED_BYTES // (cz * cy * cx * scale.dtype.itemsize))
+    depth, height, width = scale.shape_zyx
+    for z, y, x in product(range(0, depth, cz), range(0, height, cy), range(0, width, columns)):
+        shape = min(cz, depth - z), min(cy, height - y), min(columns, width - x)
+        low = [a * f for a, f in zip((z, y, x), level.halved, strict=True)]
+        sizes = [n * f for n, f in zip(shape, level.halved, strict=True)]
+        high = [min(a + n, end) for a, n, end in zip(low, sizes, level.shape_zyx, strict=True)]
+        voxels = np.ascontiguousarray(finer.read((low[0], low[1], low[2]), (high[0], high[1], high[2])))
+        out = np.empty(shape, voxels.dtype)
+        coarsen(Box.whole(voxels), level.halved, scaling, out.reshape(-1), 0, shape[2], shape[1] * shape[2])
+        compare(scale, (z, y, x), out)
+        count(out.size)
