@@ -28,7 +28,7 @@ from fascicle.cli.source import source_options, source_spec
 @click.option("--const", "constant", type=float, default=300.0, show_default=True, help="and so many nm around it.")
 @click.option("--dust", type=click.IntRange(0), default=1000, show_default=True, help="Voxels a piece must have.")
 @click.option("--soma", type=float, default=1000.0, show_default=True, help="Radius in nm from which on it is one.")
-@click.option("--detail", type=float, default=0.0, metavar="NM", help="Finest distance that counts. [a twelfth of --const]")
+@click.option("--detail", type=float, default=0.0, metavar="NM", help="Finest distance that counts. [--const / 12]")
 @click.option("--bodies", default="", metavar="LIST", help="Only these: 1,2,3, or a file with one in each line.")
 @click.option("--neurons", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="bodyId,type,instance.")
 @click.option("--since", default="", metavar="REF", help="Only bodies that changed since this version (with --data).")

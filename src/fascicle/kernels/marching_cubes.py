@@ -78,7 +78,8 @@ def _filled(loop: tuple[int, ...]) -> tuple[tuple[int, float], list[tuple[int, i
             return (0, 0.0), ()
         found = []
         for apex in range(first + 1, last):
-            (bad, length), triangles = (0, 0.0), ((loop[first], loop[last], loop[apex]),)
+            bad, length = 0, 0.0
+            triangles: tuple[tuple[int, int, int], ...] = ((loop[first], loop[last], loop[apex]),)
             for a, b in pairwise((first, apex, last)):
                 if b - a > 1:
                     bad += _share_face(loop[a], loop[b])

@@ -47,7 +47,7 @@ def cut(vertices: F64, triangles: I32, axis: int, spacing: float):  # type: igno
     total = vertices.shape[0]
     size = 16
     # an edge of the surface is in two triangles, but triangles that are cut have inner edges which are cut again
-    crossing_triangles = 0
+    crossing_triangles = np.int64(0)
     for t in range(triangles.shape[0]):
         a, b, c = vertices[triangles[t, 0], axis], vertices[triangles[t, 1], axis], vertices[triangles[t, 2], axis]
         steps = np.ceil(max(a, b, c) / spacing) - np.floor(min(a, b, c) / spacing) - 1.0

@@ -27,6 +27,8 @@ log = logging.getLogger("fascicle")
 BACKLOG = 2048
 GRACE_S = 30
 """How long running requests may take after a signal to end."""
+IDLE_S = 600
+"""How long a connection may wait for its next request: programs that prepare a large upload meanwhile expect it open."""
 
 COLLECTOR_THRESHOLDS = 20_000, 20, 50
 """How many new lists, dictionaries and the like the garbage collector waits for, and the rounds of its generations."""
@@ -109,7 +111,7 @@ def _serve(settings: Settings, listening: socket.socket, parent: int = 0) -> Non
             server_header=False,
             proxy_headers=False,
             backlog=BACKLOG,
-            timeout_keep_alive=75,
+            timeout_keep_alive=IDLE_S,
             timeout_graceful_shutdown=GRACE_S,
         )
         server = uvicorn.Server(config)
