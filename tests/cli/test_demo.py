@@ -89,9 +89,10 @@ def test_demo_shows_a_segmented_brain_and_leaves_nothing_behind(tmp_path: Path, 
         state = _state(link)
         assert [layer["name"] for layer in state["layers"][2:]] == ["regions", "synapses", "bookmarks", "to do"]
         sources = [layer["source"] for layer in state["layers"][:2]]
-        reference, name = sources[1].rsplit("/", 2)[-2:]
+        repo, version, name = sources[1].rsplit("/", 3)[-3:]
         server = Server(link.partition("/neuroglancer")[0])
-        node = f"/api/node/{reference}"
+        node = f"/api/node/{repo}:{version}"
+        assert all(source.startswith(f"precomputed://{server.base_url}/precomputed/") for source in sources)
         assert [source.rsplit("/", 1)[-1] for source in sources] == ["grayscale", name] == ["grayscale", "segmentation"]
         info = server.json("GET", f"{node}/{name}/info")["Extended"]
         assert info["MaxPoint"] == [255, 255, 255]
@@ -119,7 +120,10 @@ def _check_annotations(server: Server, node: str, state: dict[str, Any]) -> None
     blocks = server.json("GET", f"{node}/synapses/all-elements")
     kinds = [element["Kind"] for block in blocks.values() for element in block]
     assert kinds.count("PreSyn") > 300
-    assert kinds.count("PostSyn") == len(state["layers"][3]["annotations"]) > 1000
+    lines = state["layers"][3]["source"].partition("://")[2].partition("/precomputed")[2]
+    info = server.json("GET", f"/precomputed{lines}/info")
+    assert [relation["id"] for relation in info["relationships"]] == ["presynaptic", "postsynaptic"]
+    assert kinds.count("PostSyn") > 1000
     (most,) = server.json("GET", f"{node}/synapses_labelsz/top/1/PreSyn")
     of_body = server.json("GET", f"{node}/synapses/label/{most['Label']}")
     assert [element["Kind"] for element in of_body].count("PreSyn") == most["Size"] > 1
@@ -138,9 +142,9 @@ def test_data_are_kept_with_their_edits(tmp_path: Path) -> None:
     data = tmp_path / "kept"
     with _demo(tmp_path, "--data", str(data)) as (link, running):
         server = Server(link.partition("/neuroglancer")[0])
-        source = _state(link)["layers"][1]["source"].rsplit("/", 2)
+        repo, version = _state(link)["layers"][1]["source"].rsplit("/", 3)[-3:-1]
         first, second = _state(link)["layers"][1]["segments"][:2]
-        server.json("POST", f"/api/node/{source[1]}/segmentation/merge", [int(first), int(second)])
+        server.json("POST", f"/api/node/{repo}:{version}/segmentation/merge", [int(first), int(second)])
         os.killpg(running.pid, signal.SIGINT)
         assert running.wait(30) == 0
     began = time.monotonic()
@@ -148,5 +152,5 @@ def test_data_are_kept_with_their_edits(tmp_path: Path) -> None:
         assert time.monotonic() - began < 15
         server = Server(link.partition("/neuroglancer")[0])
         assert len(server.json("GET", "/api/repos/info")) == 1
-        sizes = server.json("GET", f"/api/node/{source[1]}/segmentation/sizes", [int(first), int(second)])
+        sizes = server.json("GET", f"/api/node/{repo}:{version}/segmentation/sizes", [int(first), int(second)])
         assert sizes[0] > sizes[1] == 0

@@ -28,7 +28,7 @@ BACKLOG = 2048
 GRACE_S = 30
 """How long running requests may take after a signal to end."""
 IDLE_S = 600
-"""How long a connection may wait for its next request: programs that prepare a large upload meanwhile expect it open."""
+"""How long a connection may wait for its next request: who prepares a large upload meanwhile expects it open."""
 
 COLLECTOR_THRESHOLDS = 20_000, 20, 50
 """How many new lists, dictionaries and the like the garbage collector waits for, and the rounds of its generations."""
