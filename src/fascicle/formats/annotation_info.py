@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from fascicle.errors import BadRequest
+from fascicle.formats.info_documents import convert, read_object, split, whole, write_object
 from fascicle.formats.sharding import Sharding, read_sharding
 
 ANNOTATIONS = "neuroglancer_annotations_v1"
@@ -109,13 +110,7 @@ def in_record_order(properties: Iterable[Property]) -> tuple[Property, ...]:
 
 def decode(data: bytes) -> AnnotationsInfo:
     """Read an info. BadRequest says what is wrong with it."""
-    try:
-        document = msgspec.json.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(f"the info is not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise BadRequest("the info is not a JSON object")
-    return from_document(document)
+    return from_document(read_object(data))
 
 
 def from_document(document: dict[str, Any]) -> AnnotationsInfo:
@@ -150,22 +145,11 @@ def _read(document: Any, kind: type[_Kind], name: str) -> _Kind:
     """A struct from an object; nulls count as absent, members that it lacks go to `others`."""
     if not isinstance(document, dict):
         raise BadRequest(f"the info of annotations: {name} is not a JSON object")
-    names = set(kind.__struct_fields__) - {"others"}
-    known = {key: _whole(value) for key, value in document.items() if key in names and value is not None}
-    others = {key: value for key, value in document.items() if key not in names}
-    try:
-        if "sharding" in known:
-            known["sharding"] = read_sharding(known["sharding"])
-        return msgspec.convert(known | {"others": others}, kind)
-    except msgspec.ValidationError as error:
-        raise BadRequest(f"the info of annotations: {name}: {error}") from None
-
-
-def _whole(value: Any) -> Any:
-    """Numbers as 8.0, which JSON does not tell from 8, as integers, also in lists."""
-    if isinstance(value, (list, tuple)):
-        return [_whole(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    known, others = split(document, kind)
+    members = {key: whole(value) for key, value in known.items()}
+    if "sharding" in members:
+        members["sharding"] = read_sharding(members["sharding"])
+    return convert(members | {"others": others}, kind, f"the info of annotations: {name}")
 
 
 # -- writing
@@ -174,7 +158,7 @@ def _whole(value: Any) -> Any:
 def encode(info: AnnotationsInfo) -> bytes:
     """Write an info that every reader takes: BadRequest if some would not."""
     check_writable(info)
-    return msgspec.json.format(msgspec.json.encode(document(info)), indent=2) + b"\n"
+    return write_object(document(info))
 
 
 def document(info: AnnotationsInfo) -> dict[str, Any]:
@@ -193,7 +177,7 @@ def check_writable(info: AnnotationsInfo) -> None:
 
 def _present(struct: msgspec.Struct) -> dict[str, Any]:
     members = {
-        name: _whole(msgspec.to_builtins(value))
+        name: whole(msgspec.to_builtins(value))
         for name in struct.__struct_fields__
         if name != "others" and (value := getattr(struct, name)) is not None
     }

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fascicle.errors import NOT_JSON, BadRequest
+from fascicle.formats.info_documents import write_object
 from fascicle.kernels.arrays import Buffer
 
 TYPE = "neuroglancer_legacy_mesh"
@@ -30,7 +31,7 @@ def write_info(segment_properties: str | None = None) -> bytes:
     members: dict[str, Any] = {"@type": TYPE}
     if segment_properties is not None:
         members["segment_properties"] = segment_properties
-    return msgspec.json.format(msgspec.json.encode(members), indent=2) + b"\n"
+    return write_object(members)
 
 
 def read_info(data: bytes) -> dict[str, Any]:

@@ -24,12 +24,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fascicle.errors import NOT_JSON, BadRequest
+from fascicle.errors import BadRequest
+from fascicle.formats.info_documents import IDENTITY, convert, read_object, split, transform_problem, write_object
 from fascicle.formats.sharding import Sharding, read_sharding
 from fascicle.kernels.arrays import Buffer
 
 TYPE = "neuroglancer_multilod_draco"
-IDENTITY = (1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 BITS = (10, 16)
 MOST_LODS = 32
 _DRACO_LEVEL = 3
@@ -60,26 +60,16 @@ class MeshInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_info(data: bytes) -> MeshInfo:
     """Read an info. BadRequest says what is wrong with it."""
-    try:
-        document = msgspec.json.decode(data)
-    except NOT_JSON as error:
-        raise BadRequest(f"the info of the meshes is not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise BadRequest("the info of the meshes is not a JSON object")
-    kind = document.get("@type")
+    document = read_object(data, "the info of the meshes")
+    kind = document.pop("@type", None)
     if kind != TYPE:
         raise BadRequest(f"the info is that of a {kind}, not of multi-resolution meshes ({TYPE})")
-    names = set(MeshInfo.__struct_fields__) - {"others"}
-    known = {name: value for name, value in document.items() if name in names and value is not None}
-    others = {name: value for name, value in document.items() if name not in names and name != "@type"}
+    known, others = split(document, MeshInfo)
     if "vertex_quantization_bits" not in known:
         raise BadRequest("the info of the meshes has no vertex_quantization_bits")
     if "sharding" in known:
         known["sharding"] = read_sharding(known["sharding"])
-    try:
-        info = msgspec.convert(known | {"others": others}, MeshInfo)
-    except msgspec.ValidationError as error:
-        raise BadRequest(f"the info of the meshes: {error}") from None
+    info = convert(known | {"others": others}, MeshInfo, "the info of the meshes")
     if problem := _problem(info):
         raise BadRequest(f"the info of the meshes: {problem}")
     return info
@@ -99,14 +89,14 @@ def write_info(info: MeshInfo) -> bytes:
         members["sharding"] = msgspec.to_builtins(info.sharding)
     if info.segment_properties is not None:
         members["segment_properties"] = info.segment_properties
-    return msgspec.json.format(msgspec.json.encode(members | info.others), indent=2) + b"\n"
+    return write_object(members | info.others)
 
 
 def _problem(info: MeshInfo) -> str:
     if info.vertex_quantization_bits not in BITS:
         return f"vertex_quantization_bits is {info.vertex_quantization_bits}, neither 10 nor 16"
-    if len(info.transform) != len(IDENTITY) or not all(map(math.isfinite, info.transform)):
-        return f"the transform is {list(info.transform)}, not {len(IDENTITY)} numbers"
+    if problem := transform_problem(info.transform):
+        return problem
     if not (math.isfinite(info.lod_scale_multiplier) and info.lod_scale_multiplier > 0):
         return f"lod_scale_multiplier is {info.lod_scale_multiplier}, not above 0"
     return ""

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from fascicle.errors import BadRequest
+from fascicle.formats.info_documents import convert, read_object, split, whole, write_object
 from fascicle.formats.sharding import Sharding, read_sharding
 
 Triple = tuple[int, int, int]
@@ -26,7 +27,6 @@ KINDS = ("image", "segmentation")
 ENCODINGS = ("raw", "jpeg", "png", "compressed_segmentation")
 MOST_CHUNK_BYTES = 1 << 31
 _FAR = 1 << 53
-_Kind = TypeVar("_Kind", bound=msgspec.Struct)
 
 
 class Scale(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,13 +97,7 @@ class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 def decode(data: bytes) -> VolumeInfo:
     """Read an info. BadRequest says what is wrong with it."""
-    try:
-        document = msgspec.json.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(f"the info is not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise BadRequest("the info is not a JSON object")
-    return from_document(document)
+    return from_document(read_object(data))
 
 
 def from_document(document: dict[str, Any]) -> VolumeInfo:
@@ -119,7 +113,7 @@ def from_document(document: dict[str, Any]) -> VolumeInfo:
     for name in ("type", "data_type"):
         if isinstance(known.get(name), str):
             known[name] = known[name].lower()
-    info = _convert(known | {"scales": (), "others": others}, VolumeInfo, "the info")
+    info = convert(known | {"scales": (), "others": others}, VolumeInfo, "the info")
     _check_volume(info)
     return msgspec.structs.replace(info, scales=tuple(_scale(i, scale, info) for i, scale in enumerate(scales)))
 
@@ -136,31 +130,15 @@ def _scale(index: int, document: Any, info: VolumeInfo) -> Scale:
             problem = error.message
             others["sharding"] = sharding
     name = f"scale {index} ({known.get('key', 'without a key')}) of the info"
-    scale = _convert(known | {"others": others}, Scale, name)
+    scale = convert(known | {"others": others}, Scale, name)
     if wrong := _wrong_scale(scale, info):
         raise BadRequest(f"{name}: {wrong}")
     return msgspec.structs.replace(scale, problem=problem or _undecodable(scale, info))
 
 
 def _split(document: dict[str, Any], kind: type[msgspec.Struct]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Members that a struct has, and the others. Nulls count as absent."""
-    names = set(kind.__struct_fields__) - {"others", "problem"}
-    known = {name: _whole(value) for name, value in document.items() if name in names and value is not None}
-    return known, {name: value for name, value in document.items() if name not in names}
-
-
-def _whole(value: Any) -> Any:
-    """Numbers as 8.0, which JSON does not tell from 8, as integers, also in lists."""
-    if isinstance(value, (list, tuple)):
-        return [_whole(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _convert(members: dict[str, Any], kind: type[_Kind], name: str) -> _Kind:
-    try:
-        return msgspec.convert(members, kind)
-    except msgspec.ValidationError as error:
-        raise BadRequest(f"{name}: {error}") from None
+    known, others = split(document, kind)
+    return {name: whole(value) for name, value in known.items()}, others
 
 
 # -- writing
@@ -172,7 +150,7 @@ def encode(info: VolumeInfo) -> bytes:
     One scale that a reader does not know hides all of them, so an encoding that is unknown here is refused.
     """
     check_writable(info)
-    return msgspec.json.format(msgspec.json.encode(document(info)), indent=2) + b"\n"
+    return write_object(document(info))
 
 
 def document(info: VolumeInfo) -> dict[str, Any]:
@@ -207,7 +185,7 @@ def _present(struct: Scale | VolumeInfo) -> dict[str, Any]:
         value = getattr(struct, name)
         if name in ("others", "problem") or value is None or (name == "hidden" and not value):
             continue
-        members[name] = _whole(msgspec.to_builtins(value))
+        members[name] = whole(msgspec.to_builtins(value))
     return members | struct.others
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from fascicle.errors import BadRequest
+from fascicle.formats.info_documents import read_object
 
 SEGMENT_PROPERTIES = "neuroglancer_segment_properties"
 NUMBERS = {
@@ -67,12 +68,7 @@ class _Document(msgspec.Struct, omit_defaults=True):
 
 def decode(data: bytes) -> SegmentProperties:
     """Read an info. BadRequest says what is wrong with it."""
-    try:
-        document = msgspec.json.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(f"the info is not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise BadRequest("the info is not a JSON object")
+    document = read_object(data)
     kind = document.pop("@type", None)
     if kind != SEGMENT_PROPERTIES:
         raise BadRequest(f"the info is that of a {kind}, not of segment properties ({SEGMENT_PROPERTIES})")

@@ -11,7 +11,6 @@ written. Directories of others are read with whatever attributes they have.
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,12 +20,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fascicle.errors import NOT_JSON, BadRequest
+from fascicle.errors import BadRequest
+from fascicle.formats.info_documents import IDENTITY, convert, read_object, split, transform_problem, write_object
 from fascicle.formats.sharding import Sharding, read_sharding
 from fascicle.kernels.arrays import Buffer
 
 TYPE = "neuroglancer_skeletons"
-IDENTITY = (1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 DATA_TYPES = ("float32", "int8", "uint8", "int16", "uint16", "int32", "uint32")
 MOST_COMPONENTS = 1024
 _COUNTS = struct.Struct("<II")
@@ -86,24 +85,14 @@ class Skeleton:
 
 def read_info(data: bytes) -> SkeletonInfo:
     """Read an info. BadRequest says what is wrong with it."""
-    try:
-        document = msgspec.json.decode(data)
-    except NOT_JSON as error:
-        raise BadRequest(f"the info of the skeletons is not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise BadRequest("the info of the skeletons is not a JSON object")
-    kind = document.get("@type")
+    document = read_object(data, "the info of the skeletons")
+    kind = document.pop("@type", None)
     if kind != TYPE:
         raise BadRequest(f"the info is that of a {kind}, not of skeletons ({TYPE})")
-    names = set(SkeletonInfo.__struct_fields__) - {"others"}
-    known = {name: value for name, value in document.items() if name in names and value is not None}
-    others = {name: value for name, value in document.items() if name not in names and name != "@type"}
+    known, others = split(document, SkeletonInfo)
     if "sharding" in known:
         known["sharding"] = read_sharding(known["sharding"])
-    try:
-        info = msgspec.convert(known | {"others": others}, SkeletonInfo)
-    except msgspec.ValidationError as error:
-        raise BadRequest(f"the info of the skeletons: {error}") from None
+    info = convert(known | {"others": others}, SkeletonInfo, "the info of the skeletons")
     if problem := _problem(info):
         raise BadRequest(f"the info of the skeletons: {problem}")
     return info
@@ -126,12 +115,12 @@ def write_info(info: SkeletonInfo) -> bytes:
         members["sharding"] = msgspec.to_builtins(info.sharding)
     if info.segment_properties is not None:
         members["segment_properties"] = info.segment_properties
-    return msgspec.json.format(msgspec.json.encode(members | info.others), indent=2) + b"\n"
+    return write_object(members | info.others)
 
 
 def _problem(info: SkeletonInfo) -> str:
-    if len(info.transform) != len(IDENTITY) or not all(map(math.isfinite, info.transform)):
-        return f"the transform is {list(info.transform)}, not {len(IDENTITY)} numbers"
+    if problem := transform_problem(info.transform):
+        return problem
     seen = set()
     for attribute in info.vertex_attributes:
         if not attribute.id:
