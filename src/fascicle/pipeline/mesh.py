@@ -25,6 +25,8 @@ import msgspec
 
 from fascicle.errors import BadRequest
 from fascicle.formats import legacy_mesh, multires_mesh
+from fascicle.pipeline.body_outputs import sharding_of, write_sharded
+from fascicle.pipeline.body_parts import Workplace
 from fascicle.pipeline.export_version import choose
 from fascicle.pipeline.journal import Journal
 from fascicle.pipeline.mesh_outputs import (
@@ -33,11 +35,9 @@ from fascicle.pipeline.mesh_outputs import (
     info_of,
     keys_name,
     names_of,
-    sharding_of,
     write_blobs,
     write_files,
     write_keys,
-    write_sharded,
 )
 from fascicle.pipeline.mesh_parts import (
     LEGACY,
@@ -45,7 +45,6 @@ from fascicle.pipeline.mesh_parts import (
     MULTIRES,
     NGMESH,
     Setting,
-    Workplace,
     do_block,
     do_bodies,
     ranges,
@@ -396,7 +395,7 @@ class _Mesh:
         made = self._run(tasks, do_bodies, "joining")
         self.count, self.vertices, self.triangles = (sum(numbers[i] for numbers in made.values()) for i in range(3))
 
-    def _run(self, tasks: list[Task], work: Callable[[Workplace, Any], Any], stage: str) -> dict[str, Any]:
+    def _run(self, tasks: list[Task], work: Callable[[Workplace[Setting], Any], Any], stage: str) -> dict[str, Any]:
         job = Job(Workplace, self._setting, work)
         try:
             return run_tasks(
@@ -418,7 +417,9 @@ class _Mesh:
                     sharding = sharding_of(len(values), False if self._updates else options.sharded)
                 if sharding is not None:
                     scratch = self._folder / "shards"
-                    self.shards = write_sharded(values, sharding, target, scratch, self._journal, advance)
+                    self.shards = write_sharded(
+                        values, sharding, target, scratch, self._journal, advance, MeshError
+                    )
                 else:
                     write_files(values, options.format, target, advance)
                 self._remove(target, frozenset(values.keys().tolist()))

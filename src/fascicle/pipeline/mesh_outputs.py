@@ -7,58 +7,29 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import msgspec
 
-from fascicle.errors import BadRequest, FascicleError
+from fascicle.errors import BadRequest
 from fascicle.formats import legacy_mesh, multires_mesh
-from fascicle.formats.sharding import Sharding, sharding_for_keys
-from fascicle.pipeline.journal import Journal
+from fascicle.formats.sharding import Sharding
+from fascicle.pipeline.body_outputs import Advance, UnfinishedError, put_all, put_keys
 from fascicle.pipeline.mesh_parts import DRACO, LEGACY, MULTIRES, NGMESH
-from fascicle.pipeline.skeleton_outputs import checksum_at, put_all
 from fascicle.volumes.destinations import Destination
 from fascicle.volumes.objects import gunzipped
-from fascicle.volumes.shard_writing import ScatteredShards, ShardFiles
+from fascicle.volumes.shard_writing import ScatteredShards
 
 if TYPE_CHECKING:
     from fascicle.pipeline.ingest_connections import Connection
 
-MANY = 256
-"""So many meshes are sharded, unless that is said otherwise."""
 _TAR_BYTES = 32 << 20
-Advance = Callable[[int], None]
-"""Called with how many meshes are done."""
 
 
-class MeshError(FascicleError):
+class MeshError(UnfinishedError):
     """Meshes are not complete at their destination; the message says what is missing."""
-
-
-def sharding_of(count: int, sharded: bool | None) -> Sharding | None:
-    """How so many multi-resolution meshes are sharded; None for each on its own."""
-    many = count >= MANY if sharded is None else sharded
-    return sharding_for_keys(max(2, count)) if many else None
-
-
-def write_sharded(
-    values: ScatteredShards, sharding: Sharding, target: Destination, scratch: Path, journal: Journal, advance: Advance
-) -> int:
-    """Multi-resolution meshes in shards, without the info; how many shards."""
-    files = ShardFiles(target, "", sharding, scratch)
-    written = {name: kept for name, kept in journal.done.items() if name.endswith(".shard")}
-    done = frozenset(int(name.removesuffix(".shard"), 16) for name in written)
-    for shard in values.write(files, done):
-        written[shard.name] = [shard.size, shard.checksum, shard.values]
-        journal.add(shard.name, written[shard.name])
-        advance(shard.values)
-    for name, (size, checksum, _) in written.items():
-        if checksum_at(target, name, size, scratch) != checksum:
-            raise MeshError(f"{name} at {target.address} is not what was written; remove the journal to start over")
-    return len(written)
 
 
 def write_files(values: ScatteredShards, form: str, target: Destination, advance: Advance) -> None:
@@ -77,7 +48,7 @@ def write_files(values: ScatteredShards, form: str, target: Destination, advance
             else:
                 yield f"{body}.{NGMESH}", data
 
-    put_all(target, objects(), lambda _: None)
+    put_all(target, objects(), lambda _: None, MeshError)
 
 
 def names_of(body: int, form: str) -> list[str]:
@@ -107,14 +78,8 @@ def keys_name(labels: str) -> str:
 def write_keys(values: ScatteredShards, connection: Connection, uuid: str, labels: str, advance: Advance) -> str:
     """`<body>.ngmesh` in the key-value `<labels>_meshes` of an open version, which is made if it is not there."""
     name = keys_name(labels)
-    path = f"/api/node/{uuid}/{quote(name)}"
-    status, _ = connection.exchange("GET", f"{path}/info", b"")
-    if status != 200:
-        settings = {"typename": "keyvalue", "dataname": name, "Tags": "type=meshes"}
-        connection.request("POST", f"/api/repo/{uuid}/instance", msgspec.json.encode(settings))
-    for body, value, _ in values.values():
-        connection.request("POST", f"{path}/key/{body}.{NGMESH}", gunzipped(value))
-        advance(1)
+    keys = ((f"{body}.{NGMESH}", gunzipped(value)) for body, value, _ in values.values())
+    put_keys(connection, uuid, name, "meshes", keys, advance)
     return name
 
 

@@ -26,6 +26,7 @@ import msgspec
 from fascicle.errors import BadRequest
 from fascicle.formats import skeleton as skeletons
 from fascicle.formats.swc import Neuron
+from fascicle.pipeline.body_parts import Workplace
 from fascicle.pipeline.export_version import choose
 from fascicle.pipeline.journal import Journal
 from fascicle.pipeline.skeleton_outputs import (
@@ -40,7 +41,6 @@ from fascicle.pipeline.skeleton_outputs import (
 from fascicle.pipeline.skeleton_parts import (
     BYTES_PER_VERTEX,
     Setting,
-    Workplace,
     do_block,
     do_bodies,
     ranges,
@@ -260,7 +260,12 @@ class _Skeletonize:
             self._journal.close()
             raise
         self._setting = Setting(
-            source, options.scale, options.parameters, self._resolution, self._folder, tuple(self._bodies or ())
+            source=source,
+            scale=options.scale,
+            resolution_nm=self._resolution,
+            folder=self._folder,
+            bodies=tuple(self._bodies or ()),
+            parameters=options.parameters,
         )
 
     def __enter__(self) -> _Skeletonize:
@@ -381,7 +386,7 @@ class _Skeletonize:
         self.count = sum(count for count, _ in made.values())
         self.vertices = sum(vertices for _, vertices in made.values())
 
-    def _run(self, tasks: list[Task], work: Callable[[Workplace, Any], Any], stage: str) -> dict[str, Any]:
+    def _run(self, tasks: list[Task], work: Callable[[Workplace[Setting], Any], Any], stage: str) -> dict[str, Any]:
         job = Job(Workplace, self._setting, work)
         options = self.options
         try:
