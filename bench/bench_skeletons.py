@@ -66,7 +66,7 @@ def corner(name: str, edge: int) -> np.ndarray:
 
 def ours(labels: np.ndarray, blocks: int) -> dict[int, Any]:
     """All skeletons, from `blocks` blocks along each axis."""
-    from fascicle.pipeline.skeletonize import block_boxes
+    from fascicle.pipeline.body_jobs import block_boxes
     from fascicle.precomputed.centrelines import Teasar, in_block, joined, split_by_body
 
     parameters = Teasar(scale=SCALE, constant_nm=CONSTANT, dust=DUST)

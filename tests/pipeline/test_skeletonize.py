@@ -20,10 +20,11 @@ from fascicle.formats import swc
 from fascicle.formats.skeleton import Skeleton
 from fascicle.formats.swc import Neuron
 from fascicle.pipeline import skeleton_outputs, skeleton_parts
+from fascicle.pipeline.body_jobs import block_boxes
 from fascicle.pipeline.ingest import IngestOptions, ingest
 from fascicle.pipeline.ingest_connections import LocalConnection
 from fascicle.pipeline.journal import JournalError
-from fascicle.pipeline.skeletonize import SkeletonizeOptions, block_boxes, block_size, skeletonize
+from fascicle.pipeline.skeletonize import SkeletonizeOptions, block_size, skeletonize
 from fascicle.pipeline.sources import SourceSpec
 from fascicle.precomputed.centrelines import Teasar
 from fascicle.volumes import open_volume

@@ -10,15 +10,10 @@ Example: `skeletonize(SourceSpec(address="labels"), "labels/skeletons", Skeleton
 from __future__ import annotations
 
 import math
-import os
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -26,9 +21,16 @@ import msgspec
 from fascicle.errors import BadRequest
 from fascicle.formats import skeleton as skeletons
 from fascicle.formats.swc import Neuron
-from fascicle.pipeline.body_parts import Workplace
-from fascicle.pipeline.export_version import choose
-from fascicle.pipeline.journal import Journal
+from fascicle.pipeline.body_jobs import (
+    BASE_BYTES,
+    FEWEST_BYTES,
+    BodyJob,
+    BodyOptions,
+    check_since,
+    labels_at,
+    resolution_at,
+    settled,
+)
 from fascicle.pipeline.skeleton_outputs import (
     Made,
     SkeletonError,
@@ -47,50 +49,29 @@ from fascicle.pipeline.skeleton_parts import (
     spool_file,
 )
 from fascicle.pipeline.sources import SourceSpec
-from fascicle.pipeline.tasks import Job, Progress, Task, TaskError, run_tasks, usual_workers
+from fascicle.pipeline.tasks import Progress
 from fascicle.pipeline.volume_links import link
 from fascicle.precomputed.centrelines import Teasar
 from fascicle.volumes.base import VolumeSource, Zyx
 from fascicle.volumes.destinations import JSON, Destination, open_destination
-from fascicle.volumes.shard_writing import ScatteredShards
 
 FORMATS = ("precomputed", "swc", "archive")
-_BASE_BYTES = 200 << 20
-"""Memory of a worker before it does anything."""
 _VOXEL_BYTES = 22
 """Of each voxel of a block: its label twice for a moment, its piece, its depth."""
 _NODE_BYTES = 90
-_FEWEST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SkeletonizeOptions:
-    """What is made, how, and by whom."""
+class SkeletonizeOptions(BodyOptions):
+    """What is made, how, and by whom. Keys are SWC under `<body>_swc` in `<instance>_skeletons`."""
 
     format: str = "precomputed"
     """`precomputed` (a directory), `swc` (a folder of files) or `archive` (a tar with its table)."""
-    keys: bool = False
-    """Put SWC under `<body>_swc` into the key-value `<instance>_skeletons` of the version, which must be open."""
-    scale: int = 0
-    """The scale of the volume that is read; 0 is the finest."""
     parameters: Teasar = field(default_factory=Teasar)
-    bodies: tuple[int, ...] = ()
-    """Only these."""
     neurons: tuple[Neuron, ...] = ()
     """The table of an archive. If `bodies` names none, those of the table are chosen."""
-    since: str = ""
-    """Only bodies that are not what they were at this version; of a version in a store folder."""
-    sharded: bool | None = None
-    """Of precomputed; None: if there are many."""
     in_nm: bool = False
     """SWC in nanometres instead of voxels of the finest scale."""
-    block_xyz: tuple[int, int, int] | None = None
-    """The size of blocks; by default what the memory allows."""
-    workers: int = 0
-    """Processes; 0: as many as there are processors."""
-    scheduler: str = ""
-    memory_bytes: int = 2 << 30
-    journal: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,14 +101,7 @@ def skeletonize(
     """
     began = time.perf_counter()
     _check(source, destination, options)
-    state: list[Any] = []
-    if not source.address:
-        version = choose(source)
-        source = version.spec
-        # keys are written to the version that is read, so its state changes while this goes on
-        state = [version.locked, 0 if options.keys else version.state]
-        if options.keys and version.locked:
-            raise BadRequest(f"version {source.version} is committed: keys can be put into an open one only")
+    source, state = settled(source, "keys" if options.keys else "")
     with _Skeletonize(source, destination, options, state, progress) as job:
         job.find_centrelines()
         job.join()
@@ -154,12 +128,7 @@ def _check(source: SourceSpec, destination: str, options: SkeletonizeOptions) ->
         raise BadRequest("keys are put into the version that is read: name a store folder or a server")
     if options.keys and source.supervoxels:
         raise BadRequest("keys are those of bodies, not of supervoxels")
-    if options.since and not source.data:
-        raise BadRequest("only the versions of a store folder can be compared (since)")
-    if options.since and source.supervoxels:
-        raise BadRequest("versions are compared by their bodies, not by supervoxels")
-    if options.since and options.bodies:
-        raise BadRequest("name either bodies or an earlier version")
+    check_since(source, options)
     if options.since and destination and options.format == "archive":
         raise BadRequest("an archive is written as a whole: since goes with precomputed and swc")
     if options.since and destination and options.sharded:
@@ -178,8 +147,8 @@ def block_size(volume: VolumeSource, resolution_nm: Sequence[float], options: Sk
         if min(options.block_xyz) < 2:
             raise BadRequest(f"a block of {x} x {y} x {z} voxels is too small")
         return z, y, x
-    room = options.memory_bytes / max(1, workers) - _BASE_BYTES
-    most = max(room, _FEWEST_BYTES) / (_VOXEL_BYTES + 1.3 * _NODE_BYTES / math.prod(
+    room = options.memory_bytes / max(1, workers) - BASE_BYTES
+    most = max(room, FEWEST_BYTES) / (_VOXEL_BYTES + 1.3 * _NODE_BYTES / math.prod(
         options.parameters.cell(resolution_nm)
     ))  # fmt: skip
     size = [min(chunk, shape) for chunk, shape in zip(volume.chunk_zyx, volume.shape_zyx, strict=True)]
@@ -197,21 +166,10 @@ def block_size(volume: VolumeSource, resolution_nm: Sequence[float], options: Sk
     return size[0], size[1], size[2]
 
 
-def block_boxes(shape_zyx: Zyx, size_zyx: Zyx) -> Iterator[tuple[list[int], list[int], list[bool]]]:
-    """(start, stop, open faces) of the blocks of a volume, each with the first layer of the next one."""
-    counts = [max(1, -(-(shape - 1) // size)) for shape, size in zip(shape_zyx, size_zyx, strict=True)]
-    for z in range(counts[0]):
-        for y in range(counts[1]):
-            for x in range(counts[2]):
-                at = (z, y, x)
-                start = [i * size for i, size in zip(at, size_zyx, strict=True)]
-                stop = [min(a + size + 1, shape) for a, size, shape in zip(start, size_zyx, shape_zyx, strict=True)]
-                faces = [face for i, count in zip(at, counts, strict=True) for face in (i > 0, i + 1 < count)]
-                yield start, stop, faces
-
-
-class _Skeletonize:
+class _Skeletonize(BodyJob[SkeletonizeOptions]):
     """One job while it is done."""
+
+    name, things, error = "skeletonize", "skeletons", SkeletonError
 
     def __init__(
         self,
@@ -221,44 +179,19 @@ class _Skeletonize:
         state: list[Any],
         progress: Progress | None,
     ) -> None:
-        self.source, self.options = source, options
-        self.count = self.vertices = self.shards = self.removed = 0
-        self.linked = False
-        self._destination = destination
+        target, self._file = _target(destination, options.format)
+        super().__init__(source, destination, options, target, progress)
         self._locked = not state or bool(state[0])
-        self._progress = progress
-        self._workers = options.workers or usual_workers()
-        self._target, self._name = _target(destination, options.format)
-        self._bodies, self._vanished = self._choose_bodies()
-        self._updates = bool(options.since or options.bodies) and options.format != "archive"
+        self._updates = self._updates and options.format != "archive"
         self._check_target()
         with source.open() as pyramid:
-            if pyramid.kind != "segmentation" and not source.address:
-                raise BadRequest(f"{pyramid.name} is no segmentation")
-            if not 0 <= options.scale < len(pyramid.scales):
-                raise BadRequest(f"{pyramid.name} has no scale {options.scale}, only 0 to {len(pyramid.scales) - 1}")
-            volume = pyramid.scales[options.scale]
-            if volume.dtype.kind not in "ui":
-                raise BadRequest(f"{pyramid.name} has voxels of {volume.dtype}, which are no labels")
-            if volume.resolution_nm is None or pyramid.scales[0].resolution_nm is None:
-                raise BadRequest(f"{pyramid.name} does not say how large its voxels are")
-            self._resolution = volume.resolution_nm
-            self._finest = pyramid.scales[0].resolution_nm
+            volume = labels_at(pyramid, options.scale, not source.address)
+            self._resolution, self._finest = resolution_at(pyramid, options.scale), resolution_at(pyramid, 0)
             shape, offset = volume.shape_zyx, volume.offset_xyz
             size = block_size(volume, self._resolution, options, self._workers)
-        self.blocks: list[list[Any]] = [
-            [number, *box] for number, box in enumerate(block_boxes(shape, size)) if 0 not in shape
-        ]
-        self._leave_out_blocks(offset)
-        self._folder = _work_folder(self._target, self._name, source, options.journal)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._journal_path = options.journal or self._folder / "journal.jsonl"
-        self._journal = Journal(self._journal_path, self._header(destination, size, state))
-        try:
-            self._begin()
-        except BaseException:
-            self._journal.close()
-            raise
+        self._lay_blocks(shape, offset, size, reach=0)
+        header = self._header(destination, size, state)
+        self._begin(self._work_folder(self._file), header, options.format == "precomputed")
         self._setting = Setting(
             source=source,
             scale=options.scale,
@@ -268,29 +201,14 @@ class _Skeletonize:
             parameters=options.parameters,
         )
 
-    def __enter__(self) -> _Skeletonize:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._journal.close()
-        if kind is None:
-            self._journal_path.unlink(missing_ok=True)
-            shutil.rmtree(self._folder, ignore_errors=True)
-
     # -- before anything is done
 
     def _choose_bodies(self) -> tuple[list[int] | None, list[int]]:
         """The bodies to make (None: all), and those that are no more."""
         options = self.options
-        if options.since:
-            from fascicle.pipeline.skeleton_versions import changed_bodies
-
-            return changed_bodies(self.source, options.since)
-        if options.bodies:
-            return sorted(set(options.bodies)), []
-        if options.neurons:
+        if options.neurons and not options.since and not options.bodies:
             return sorted({neuron.body for neuron in options.neurons}), []
-        return None, []
+        return super()._choose_bodies()
 
     def _check_target(self) -> None:
         """Raises BadRequest if what is there cannot be replaced or brought up to date."""
@@ -310,23 +228,8 @@ class _Skeletonize:
         if (info.transform, info.vertex_attributes) != (ours.transform, ours.vertex_attributes):
             raise BadRequest(f"the skeletons in {self._target.address} are of another kind; write to another place")
 
-    def _leave_out_blocks(self, offset_xyz: Sequence[int]) -> None:
-        """Where a store knows that none of the chosen bodies is, nothing is read."""
-        if self._bodies is not None and not self._bodies:
-            self.blocks = []
-        if not self._bodies or not self.source.data:
-            return
-        from fascicle.pipeline.skeleton_versions import boxes_of
-
-        boxes = boxes_of(self.source, self._bodies, self.options.scale) - list(offset_xyz)
-        low, high = boxes[:, 0, ::-1], boxes[:, 1, ::-1]
-        self.blocks = [
-            block for block in self.blocks if ((low < block[2]).all(axis=1) & (high > block[1]).all(axis=1)).any()
-        ]
-
     def _header(self, destination: str, size_zyx: Zyx, state: list[Any]) -> dict[str, Any]:
         options, spec = self.options, self.source
-        bodies = msgspec.json.encode([self._bodies, self._vanished])
         return {
             "job": "skeletonize",
             "source": {name: value for name, value in asdict(spec).items() if value},
@@ -336,7 +239,7 @@ class _Skeletonize:
             "keys": options.keys,
             "scale": options.scale,
             "parameters": asdict(options.parameters),
-            "bodies": blake2b(bodies, digest_size=8).hexdigest(),
+            "bodies": self._bodies_digest(),
             "neurons": blake2b(msgspec.json.encode(options.neurons), digest_size=8).hexdigest(),
             "sharded": options.sharded,
             "in_nm": options.in_nm,
@@ -344,23 +247,12 @@ class _Skeletonize:
             "memory": min(options.memory_bytes // self._workers, 1 << 40),
         }
 
-    def _begin(self) -> None:
-        """Once: what there is does not describe what is written from now on."""
-        if "begun" in self._journal.done:
-            return
-        replaces = False
-        if self._target is not None and self.options.format == "precomputed" and not self._updates:
-            replaces = self._target.folder.exists("info")
-            if replaces:
-                self._target.delete("info")
-        kept = {"replaces": replaces}
+    def _keep_state(self) -> None:
+        """The mutations that changed the bodies last, before their voxels are read."""
         if self._needs_mutations and self.source.data:
             from fascicle.pipeline.skeleton_versions import last_mutations
 
-            known = last_mutations(self.source)
-            path = self._folder / "mutations"
-            path.write_bytes(msgspec.msgpack.encode(known))
-        self._journal.add("begun", kept)
+            (self._folder / "mutations").write_bytes(msgspec.msgpack.encode(last_mutations(self.source)))
 
     @property
     def _needs_mutations(self) -> bool:
@@ -370,46 +262,22 @@ class _Skeletonize:
 
     def find_centrelines(self) -> None:
         """The centrelines of all blocks."""
-        tasks = [
-            Task(f"block {block[0]}", block, math.prod(b - a for a, b in zip(block[1], block[2], strict=True)))
-            for block in self.blocks
-        ]
-        self._found = self._run(tasks, do_block, "centrelines")
+        self._do_blocks(do_block, "centrelines")
 
     def join(self) -> None:
         """The skeletons of all bodies, in spools."""
-        blocks = [block[0] for block in self.blocks if self._found[f"block {block[0]}"]]
-        room = max(_FEWEST_BYTES, self.options.memory_bytes // self._workers - _BASE_BYTES)
-        self._ranges = ranges(self._folder, blocks, room // BYTES_PER_VERTEX)
-        tasks = [Task(f"bodies {first}", [first, last, own], size) for first, last, own, size in self._ranges]
-        made = self._run(tasks, do_bodies, "joining")
-        self.count = sum(count for count, _ in made.values())
-        self.vertices = sum(vertices for _, vertices in made.values())
-
-    def _run(self, tasks: list[Task], work: Callable[[Workplace[Setting], Any], Any], stage: str) -> dict[str, Any]:
-        job = Job(Workplace, self._setting, work)
-        options = self.options
-        try:
-            return run_tasks(
-                tasks, job, self._journal, stage=stage, workers=self._workers, scheduler=options.scheduler,
-                progress=self._progress,
-            )  # fmt: skip
-        except TaskError as error:
-            raise SkeletonError(
-                f"{error.message}; the skeletons are not complete: give the same command again to go on"
-            ) from error
+        made = self._do_bodies(do_bodies, ranges, self._body_bytes // BYTES_PER_VERTEX)
+        self.count, self.vertices = (sum(numbers[i] for numbers in made) for i in range(2))
 
     def write(self) -> None:
         """Everything to where it is wanted; the info last."""
         options, target = self.options, self._target
-        with ScatteredShards(self._folder / "shards") as values:
-            for first, _, _, _ in self._ranges:
-                values.add_spool(spool_file(self._folder, first))
+        with self._spooled(lambda first: spool_file(self._folder, first)) as values:
             made = Made(values, self._finest, options.in_nm, self._mutations())
             bodies = frozenset(values.keys().tolist())
             if target is not None and options.format == "archive":
                 with self._stage("writing") as advance:
-                    write_archive(made, target, self._name, options.neurons, self._folder, advance)
+                    write_archive(made, target, self._file, options.neurons, self._folder, advance)
             elif target is not None and options.format == "swc":
                 with self._stage("writing") as advance:
                     write_swc(made, target, advance)
@@ -426,12 +294,7 @@ class _Skeletonize:
             if options.keys:
                 with self._stage("keys") as advance, self._connection() as connection:
                     name = write_keys(made, connection, self.source.version, self.source.instance, advance)
-                    for body in self._lost(bodies):
-                        connection.exchange("DELETE", f"/api/node/{self.source.version}/{name}/key/{body}_swc", b"")
-
-    def _lost(self, bodies: frozenset[int]) -> list[int]:
-        """Those that should have been made but are no more, or dust: what is there of them is of an earlier state."""
-        return sorted({*self._vanished, *(self._bodies or ())} - bodies)
+                    self._delete_keys(connection, name, (f"{body}_swc" for body in self._lost(bodies)))
 
     def _remove(self, target: Destination, bodies: frozenset[int], ending: str) -> None:
         """Remove what is there of bodies that have no skeleton now."""
@@ -462,31 +325,6 @@ class _Skeletonize:
 
         return mutations_of_server(self.source)
 
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[Callable[[int], None]]:
-        done = 0
-
-        def advance(more: int) -> None:
-            nonlocal done
-            done += more
-            if self._progress:
-                self._progress(name, done, max(done, self.count))
-
-        advance(0)
-        yield advance
-
-    @contextmanager
-    def _connection(self) -> Iterator[Any]:
-        from fascicle.pipeline.ingest_connections import LocalConnection, ServerConnection
-
-        if self.source.data:
-            with LocalConnection(Path(self.source.data)) as local:
-                yield local
-            return
-        token = os.environ.get("FASCICLE_ADMIN_TOKEN") or os.environ.get("DVID_ADMIN_TOKEN") or ""
-        with ServerConnection(self.source.server, token) as server:
-            yield server
-
 
 def _target(destination: str, form: str) -> tuple[Destination | None, str]:
     """Where to write, and the name of an archive there."""
@@ -498,16 +336,3 @@ def _target(destination: str, form: str) -> tuple[Destination | None, str]:
     if not name or ("://" in destination and folder.endswith(":/")):
         raise BadRequest(f"{destination} is no name of an archive")
     return open_destination(folder or ("/" if destination.startswith("/") else ".")), name
-
-
-def _work_folder(target: Destination | None, name: str, source: SourceSpec, journal: Path | None) -> Path:
-    """Where the journal and everything in between lie: beside a folder that is written, else with temporary files."""
-    if journal is not None:
-        return journal.with_name(journal.name + ".scratch")
-    if target is not None and not target.folder.remote:
-        path = Path(target.address.removeprefix("file://")).expanduser().absolute()
-        path = path / name if name else path
-        return path.with_name(f".{path.name}.skeletonize")
-    what = target.address if target is not None else str(source)
-    digest = blake2b(f"{what}\0{name}".encode(), digest_size=6).hexdigest()
-    return Path(tempfile.gettempdir()) / f"fascicle-skeletonize-{os.getuid() if hasattr(os, 'getuid') else 0}-{digest}"
