@@ -15,17 +15,15 @@ from hashlib import blake2b
 import numpy as np
 
 from fascicle.datatypes.keyvalue import text_keys, values
-from fascicle.datatypes.labelmap import bodies
 from fascicle.datatypes.labelmap.bodies import Body, Rows
-from fascicle.datatypes.labelmap.mapping import mapping_at
 from fascicle.errors import BadRequest, NotFound
 from fascicle.formats import legacy_mesh, multires_mesh
 from fascicle.formats.multires_mesh import MeshInfo
 from fascicle.precomputed.builders import Form, Snapshot, resolution_nm
 from fascicle.precomputed.derived import JSON, Directory, Served
-from fascicle.precomputed.kept import body_state, kept_of
+from fascicle.precomputed.kept import kept_of
+from fascicle.precomputed.stored_bodies import body_of, has_bodies, is_newer, kept_key, rows_of, storage_of
 from fascicle.versions.model import Instance
-from fascicle.versions.resolution import VersionedView
 
 SUFFIX = "_meshes"
 _MADE = "mesh 1"
@@ -41,7 +39,7 @@ class Meshes(Directory):
     name = "mesh"
 
     def exists(self, snapshot: Snapshot, instance: Instance, form: Form) -> bool:
-        return instance.typename == "labelmap" and bool(instance.properties.get("IndexedLabels", True))
+        return has_bodies(instance)
 
     def serve(self, snapshot: Snapshot, instance: Instance, form: Form, path: str) -> Served:
         if not self.exists(snapshot, instance, form):
@@ -53,20 +51,18 @@ class Meshes(Directory):
             raise NotFound(f"there is no mesh {path!r}: there are `<label>.index` and `<label>`")
         label = int(match[1])
         view = snapshot.view(instance)
-        body = _body(view, label, form.supervoxels)
-        storage = None if form.supervoxels else _storage(snapshot, instance)
+        body = body_of(view, label, form.supervoxels)
+        storage = None if form.supervoxels else storage_of(snapshot, instance, SUFFIX)
         stored = None if storage is None else _stored(snapshot, instance, storage, body)
 
         def make() -> bytes:
             both = None
             if stored and storage is not None:
                 both = _from_stored(values.get(snapshot.view(storage), _key(label)) or b"", instance)
-            manifest, fragments = both or _made(snapshot, instance, label, _rows(view, body, label, form.supervoxels))
+            manifest, fragments = both or _made(snapshot, instance, label, rows_of(view, body, label, form.supervoxels))
             return _LENGTH.pack(len(manifest)) + manifest + fragments
 
-        kind = "supervoxel" if form.supervoxels else "body"
-        voxel = ",".join(map(str, resolution_nm(instance.properties)))
-        key = f"{instance.data_uuid} {_MADE} {kind} {label} {body_state(view, body)} {voxel} {stored}"
+        key = f"{kept_key(view, instance, _MADE, label, body, form.supervoxels)} {stored}"
         both = memoryview(kept_of(snapshot.store).get(key, make))
         end = _LENGTH.size + _LENGTH.unpack(both[: _LENGTH.size])[0]
         data = bytes(both[_LENGTH.size : end] if match[2] else both[end:])
@@ -97,49 +93,14 @@ def _from_stored(data: bytes, instance: Instance) -> tuple[bytes, bytes] | None:
     return encode_multires((vertices.astype(np.float64), triangles.astype(np.int32)), error)
 
 
-def _body(view: VersionedView, label: int, supervoxel: bool) -> Body:
-    """The body, or that of a supervoxel. Raises NotFound."""
-    owner = mapping_at(view).body(label)[0] if supervoxel else label
-    body = bodies.read_body(view, owner) if owner else None
-    if body is None:
-        raise NotFound(f"there is no {'supervoxel' if supervoxel else 'body'} {label} at this version")
-    return body
-
-
-def _rows(view: VersionedView, body: Body, label: int, supervoxel: bool) -> Rows:
-    """The rows of the index of a body, or of a supervoxel of it. Raises NotFound."""
-    if not supervoxel:
-        return bodies.read_rows(view, body)
-    rows = bodies.rows_of_supervoxels(view, body, np.array([label], np.uint64))
-    if not len(rows):
-        raise NotFound(f"there is no supervoxel {label} at this version")
-    return rows
-
-
-def _storage(snapshot: Snapshot, labelmap: Instance) -> Instance | None:
-    """The key-value with the meshes of a label map, or None."""
-    name = labelmap.name + SUFFIX
-    if not snapshot.catalog.has_instance(labelmap.repo_id, name):
-        return None
-    found = snapshot.catalog.instance(labelmap.repo_id, name)
-    return found if found.typename == "keyvalue" else None
-
-
 def _key(label: int) -> bytes:
     return text_keys.encoded(f"{label}.ngmesh")
 
 
 def _stored(snapshot: Snapshot, labelmap: Instance, storage: Instance, body: Body) -> str:
     """A name for the stored value that is the mesh of the body as it is; empty if there is none."""
-    view = snapshot.view(storage)
-    key = text_keys.type_key(_key(body.label))
-    handle = view.handle(text_keys.VALUES, key)
-    stored = view.version_of(text_keys.VALUES, key)
-    changed = bodies.body_version(snapshot.view(labelmap), body.label)
-    if handle is None or stored is None or changed is None:
+    key = _key(body.label)
+    handle = snapshot.view(storage).handle(text_keys.VALUES, text_keys.type_key(key))
+    if handle is None or not is_newer(snapshot, labelmap, storage, key, body):
         return ""
-    if stored == changed:
-        right = body.last_mutid == 0
-    else:
-        right = snapshot.catalog.ancestry(stored).contains(changed)
-    return blake2b(handle, digest_size=12).hexdigest() if right else ""
+    return blake2b(handle, digest_size=12).hexdigest()

@@ -10,21 +10,17 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
-
 from fascicle.datatypes.keyvalue import text_keys, values
-from fascicle.datatypes.labelmap import bodies
-from fascicle.datatypes.labelmap.bodies import Body, Rows
-from fascicle.datatypes.labelmap.mapping import mapping_at
+from fascicle.datatypes.labelmap.bodies import Body
 from fascicle.errors import BadRequest, NotFound
 from fascicle.formats import skeleton, swc
 from fascicle.formats.skeleton import RADIUS, Skeleton, SkeletonInfo
 from fascicle.precomputed.body_centrelines import skeleton_of
 from fascicle.precomputed.builders import Form, Snapshot, resolution_nm
 from fascicle.precomputed.derived import JSON, Directory, Served
-from fascicle.precomputed.kept import body_state, kept_of
+from fascicle.precomputed.kept import kept_of
+from fascicle.precomputed.stored_bodies import body_of, has_bodies, is_newer, kept_key, rows_of, storage_of
 from fascicle.versions.model import Instance
-from fascicle.versions.resolution import VersionedView
 
 SUFFIX = "_skeletons"
 _MADE = "skeleton 1"
@@ -39,7 +35,7 @@ class Skeletons(Directory):
     name = "skeletons"
 
     def exists(self, snapshot: Snapshot, instance: Instance, form: Form) -> bool:
-        return instance.typename == "labelmap" and bool(instance.properties.get("IndexedLabels", True))
+        return has_bodies(instance)
 
     def serve(self, snapshot: Snapshot, instance: Instance, form: Form, path: str) -> Served:
         if not self.exists(snapshot, instance, form):
@@ -50,8 +46,9 @@ class Skeletons(Directory):
             raise NotFound(f"there is no skeleton {path!r}: they are named by their labels")
         label = int(path)
         view = snapshot.view(instance)
-        body, rows = _found(view, label, form.supervoxels)
-        storage = None if form.supervoxels else _storage(snapshot, instance)
+        body = body_of(view, label, form.supervoxels)
+        rows = rows_of(view, body, label, form.supervoxels)
+        storage = None if form.supervoxels else storage_of(snapshot, instance, SUFFIX)
         lasting = storage is None or storage.versioned
         if storage is not None and (stored := _stored(snapshot, instance, storage, body)) is not None:
             return Served(skeleton.encode(stored, [RADIUS]), lasting=lasting)
@@ -62,65 +59,22 @@ class Skeletons(Directory):
                 raise NotFound(f"no voxels of {label} are in {instance.name!r} at version {snapshot.node.uuid}")
             return skeleton.encode(made, [RADIUS])
 
-        kind = "supervoxel" if form.supervoxels else "body"
-        key = f"{instance.data_uuid} {_MADE} {kind} {label} {body_state(view, body)} {_voxel(instance)}"
+        key = kept_key(view, instance, _MADE, label, body, form.supervoxels)
         return Served(kept_of(snapshot.store).get(key, make), lasting=lasting)
-
-
-def _voxel(instance: Instance) -> str:
-    """The size of a voxel, which may be changed at any time."""
-    return ",".join(map(str, resolution_nm(instance.properties)))
-
-
-def _found(view: VersionedView, label: int, supervoxel: bool) -> tuple[Body, Rows]:
-    """The body, or that of a supervoxel, and the rows of the index. Raises NotFound."""
-    owner = mapping_at(view).body(label)[0] if supervoxel else label
-    body = bodies.read_body(view, owner) if owner else None
-    if body is None:
-        raise NotFound(f"there is no {'supervoxel' if supervoxel else 'body'} {label} at this version")
-    if not supervoxel:
-        return body, bodies.read_rows(view, body)
-    rows = bodies.rows_of_supervoxels(view, body, np.array([label], np.uint64))
-    if not len(rows):
-        raise NotFound(f"there is no supervoxel {label} at this version")
-    return body, rows
-
-
-def _storage(snapshot: Snapshot, labelmap: Instance) -> Instance | None:
-    """The key-value with the skeletons of a label map, or None."""
-    name = labelmap.name + SUFFIX
-    if not snapshot.catalog.has_instance(labelmap.repo_id, name):
-        return None
-    found = snapshot.catalog.instance(labelmap.repo_id, name)
-    return found if found.typename == "keyvalue" else None
 
 
 def _stored(snapshot: Snapshot, labelmap: Instance, storage: Instance, body: Body) -> Skeleton | None:
     """The stored skeleton of a body in nm, or None if there is none, or it may be older than the body."""
-    view = snapshot.view(storage)
     key = text_keys.encoded(f"{body.label}_swc")
-    data = values.get(view, key)
+    data = values.get(snapshot.view(storage), key)
     if data is None:
         return None
     try:
         found, _, comments = swc.read(data)
     except BadRequest:
         return None  # somebody's key, but no SWC
-    if not len(found.vertices) or not _is_right(snapshot, labelmap, view, key, body, swc.mutation_of(comments)):
+    mutation = swc.mutation_of(comments)
+    newest = is_newer(snapshot, labelmap, storage, key, body) if mutation is None else mutation == body.last_mutid
+    if not newest or not len(found.vertices):
         return None
     return swc.scaled(found, resolution_nm(labelmap.properties))
-
-
-def _is_right(
-    snapshot: Snapshot, labelmap: Instance, view: VersionedView, key: bytes, body: Body, mutation: int | None
-) -> bool:
-    """Whether a stored skeleton is of the body as it is."""
-    if mutation is not None:
-        return mutation == body.last_mutid
-    stored = view.version_of(text_keys.VALUES, text_keys.type_key(key))
-    changed = bodies.body_version(snapshot.view(labelmap), body.label)
-    if stored is None or changed is None:
-        return False
-    if stored == changed:
-        return body.last_mutid == 0
-    return snapshot.catalog.ancestry(stored).contains(changed)
