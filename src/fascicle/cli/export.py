@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 import click
 
-from fascicle.cli.ingest import Size
+from fascicle.cli.jobs import job_options
 from fascicle.cli.progress import stage_bars
 from fascicle.cli.table_export import neuronjson, rois, synapses
 
@@ -58,11 +57,7 @@ for _command in (synapses, rois, neuronjson):
 @click.option("--since", default="", metavar="EXPORT", help="Write only what differs from an earlier export.")
 @click.option("--provenance", default="", metavar="TEXT", help="Write a file provenance with this description.")
 @click.option("--verify/--no-verify", default=True, help="Read everything back at the end and compare it. [yes]")
-@click.option("--workers", type=click.IntRange(1), help="Processes. [as many as there are processors]")
-@click.option("--scheduler", default="", metavar="ADDRESS", help="Let the workers of a Dask scheduler do the work.")
-@click.option("--memory", type=Size(), default="2G", show_default=True, help="About so much memory may be used.")
-@click.option("--journal", type=click.Path(path_type=Path, dir_okay=False), help="File that remembers what is done.")
-@click.option("--quiet", is_flag=True, help="No progress bars.")
+@job_options
 def version(
     version: str,
     destination: str,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from fascicle.cli.ingest import Numbers, Size
+from fascicle.cli.ingest import Numbers
+from fascicle.cli.jobs import body_list, job_options, source_and_destination
 from fascicle.cli.progress import stage_bars
-from fascicle.cli.skeletonize import body_list
 from fascicle.cli.source import source_options, source_spec
 
 
@@ -33,11 +32,7 @@ from fascicle.cli.source import source_options, source_spec
 @click.option("--since", default="", metavar="REF", help="Only bodies that changed since this version (with --data).")
 @click.option("--sharded/--unsharded", default=None, help="[sharded from 256 meshes on]")
 @click.option("--block", "block_xyz", type=Numbers(int), help="Size of the blocks in voxels. [what fits]")
-@click.option("--workers", type=click.IntRange(1), help="Processes. [as many as there are processors]")
-@click.option("--scheduler", default="", metavar="ADDRESS", help="Let the workers of a Dask scheduler do the work.")
-@click.option("--memory", type=Size(), default="2G", show_default=True, help="About so much memory may be used.")
-@click.option("--journal", type=click.Path(path_type=Path, dir_okay=False), help="File that remembers what is done.")
-@click.option("--quiet", is_flag=True, help="No progress bars.")
+@job_options
 def mesh(places: tuple[str, ...], **rest: Any) -> None:
     """Make meshes of the bodies of a segmentation.
 
@@ -55,10 +50,7 @@ def mesh(places: tuple[str, ...], **rest: Any) -> None:
     from fascicle.pipeline.mesh import mesh as run
 
     remote = bool(rest["data"] or rest["server"])
-    if len(places) > (1 if remote else 2):
-        raise click.UsageError(f"too many places: {' '.join(places)}")
-    address = "" if remote else (places[0] if places else "")
-    destination = places[-1] if len(places) == (1 if remote else 2) else ""
+    address, destination = source_and_destination(places, remote)
     quiet = rest.pop("quiet")
     spec = source_spec(address, rest)
     inside = [f"{spec.instance}_meshes"] if rest["keys"] else [rest["blobs"]] if rest["blobs"] else []

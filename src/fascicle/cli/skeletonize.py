@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from fascicle.cli.ingest import Numbers, Size
+from fascicle.cli.ingest import Numbers
+from fascicle.cli.jobs import body_list, job_options, source_and_destination
 from fascicle.cli.progress import stage_bars
 from fascicle.cli.source import source_options, source_spec
 
@@ -35,11 +36,7 @@ from fascicle.cli.source import source_options, source_spec
 @click.option("--sharded/--unsharded", default=None, help="[sharded from 256 skeletons on]")
 @click.option("--units", type=click.Choice(("voxels", "nm")), default="voxels", show_default=True, help="Of SWC.")
 @click.option("--block", "block_xyz", type=Numbers(int), help="Size of the blocks in voxels. [what fits]")
-@click.option("--workers", type=click.IntRange(1), help="Processes. [as many as there are processors]")
-@click.option("--scheduler", default="", metavar="ADDRESS", help="Let the workers of a Dask scheduler do the work.")
-@click.option("--memory", type=Size(), default="2G", show_default=True, help="About so much memory may be used.")
-@click.option("--journal", type=click.Path(path_type=Path, dir_okay=False), help="File that remembers what is done.")
-@click.option("--quiet", is_flag=True, help="No progress bars.")
+@job_options
 def skeletonize(places: tuple[str, ...], **rest: Any) -> None:
     """Make skeletons with radii of the bodies of a segmentation.
 
@@ -59,10 +56,7 @@ def skeletonize(places: tuple[str, ...], **rest: Any) -> None:
     from fascicle.precomputed.centrelines import Teasar
 
     remote = bool(rest["data"] or rest["server"])
-    if len(places) > (1 if remote else 2):
-        raise click.UsageError(f"too many places: {' '.join(places)}")
-    address = "" if remote else (places[0] if places else "")
-    destination = places[-1] if len(places) == (1 if remote else 2) else ""
+    address, destination = source_and_destination(places, remote)
     keys, quiet, units = rest.pop("keys"), rest.pop("quiet"), rest.pop("units")
     spec = source_spec(address, rest)
     if not destination and not keys:
@@ -96,21 +90,3 @@ def skeletonize(places: tuple[str, ...], **rest: Any) -> None:
         f"{done.skeletons} skeletons of {done.vertices} vertices{shards}{removed} in {' and '.join(where)}, "
         f"from {done.blocks} blocks, in {done.seconds:.1f} s"
     )
-
-
-def body_list(text: str) -> tuple[int, ...]:
-    """Numbers with commas between, or those in the lines of a file."""
-    if not text:
-        return ()
-    path = Path(text)
-    parts = text.split(",") if text[0].isdigit() and not path.is_file() else _lines(path)
-    if not all(part.isascii() and part.isdigit() and 0 < int(part) < 1 << 64 for part in parts):
-        raise click.UsageError(f"--bodies {text}: these are not bodies, as 1,2,3")
-    return tuple(int(part) for part in parts)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"--bodies: {path} cannot be read: {error}") from None
