@@ -14,25 +14,21 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from body_store import BIG, OFFSET, RESOLUTION, files, make_store, only_bodies
 from fascicle.cli import group
 from fascicle.errors import BadRequest, FascicleError
 from fascicle.formats import legacy_mesh, multires_mesh, precomputed_info
 from fascicle.pipeline import mesh_parts
-from fascicle.pipeline.ingest import IngestOptions, ingest
 from fascicle.pipeline.ingest_connections import LocalConnection
 from fascicle.pipeline.journal import JournalError
 from fascicle.pipeline.mesh import MeshOptions, block_size, mesh
 from fascicle.pipeline.sources import SourceSpec
-from fascicle.volumes import open_volume
 from fascicle.volumes.objects import FileFolder
 from fascicle.volumes.shards import ShardReader
 from serving import RunningServer
 from surface_checks import euler, is_closed, volume, welded
 
 SHAPE = (40, 60, 80)
-RESOLUTION = (8.0, 8.0, 10.0)
-OFFSET = (64, 0, -64)
-BIG = (1 << 40) + 5
 OPTIONS = MeshOptions(error_nm=8.0, dust=50, workers=1, block_xyz=(40, 40, 30))
 BODIES = [3, 4, BIG]
 
@@ -49,27 +45,9 @@ def labels() -> np.ndarray:
     return found
 
 
-def only_bodies(labels: np.ndarray) -> np.ndarray:
-    return np.where(labels == 6, np.uint64(BIG), labels)
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, labels: np.ndarray) -> Path:
-    """A store with the labels: a committed root where 6 is a body of its own, and an open child where it is merged."""
-    folder = tmp_path_factory.mktemp("mesh")
-    np.save(folder / "labels.npy", labels)
-    with LocalConnection(folder / "db") as connection:
-        options = IngestOptions(instance="seg", repo="r", offset_xyz=OFFSET, resolution_nm=RESOLUTION)
-        with open_volume(str(folder / "labels.npy")) as source:
-            root = ingest(connection, source, options, folder / "journal.jsonl", lambda *_: None).node
-        settings = {"typename": "tarsupervoxels", "dataname": "blobs", "Extension": "drc"}
-        connection.json("POST", f"/api/repo/{root}/instance", settings)
-        connection.request("POST", f"/api/node/{root}/blobs/sync", b'{"sync":"seg"}')
-        connection.json("POST", f"/api/node/{root}/commit", {"note": "whole"})
-        child = connection.json("POST", f"/api/node/{root}/newversion", {})["child"]
-        connection.json("POST", f"/api/node/{child}/seg/merge", [BIG, 6])
-    (folder / "root").write_text(root)
-    return folder / "db"
+    return make_store(tmp_path_factory.mktemp("mesh"), labels, "blobs")
 
 
 @pytest.fixture
@@ -80,10 +58,6 @@ def source(store: Path) -> SourceSpec:
 @pytest.fixture
 def root(store: Path) -> str:
     return (store.parent / "root").read_text()
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def read(folder: Path) -> dict[int, tuple[np.ndarray, np.ndarray]]:

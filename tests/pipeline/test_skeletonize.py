@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from body_store import BIG, OFFSET, RESOLUTION, files, make_store, only_bodies
 from fascicle.cli import group
 from fascicle.errors import BadRequest, FascicleError
 from fascicle.formats import skeleton as skeletons
@@ -21,21 +22,16 @@ from fascicle.formats.skeleton import Skeleton
 from fascicle.formats.swc import Neuron
 from fascicle.pipeline import skeleton_outputs, skeleton_parts
 from fascicle.pipeline.body_jobs import block_boxes
-from fascicle.pipeline.ingest import IngestOptions, ingest
 from fascicle.pipeline.ingest_connections import LocalConnection
 from fascicle.pipeline.journal import JournalError
 from fascicle.pipeline.skeletonize import SkeletonizeOptions, block_size, skeletonize
 from fascicle.pipeline.sources import SourceSpec
 from fascicle.precomputed.centrelines import Teasar
-from fascicle.volumes import open_volume
 from fascicle.volumes.objects import FileFolder
 from fascicle.volumes.shards import ShardReader
 from serving import RunningServer
 
 SHAPE = (40, 72, 100)
-RESOLUTION = (8.0, 8.0, 10.0)
-OFFSET = (64, 0, -64)
-BIG = (1 << 40) + 5
 PARAMETERS = Teasar(constant_nm=60, dust=50)
 OPTIONS = SkeletonizeOptions(parameters=PARAMETERS, workers=1, block_xyz=(40, 40, 30))
 BODIES = [3, 4, BIG]
@@ -53,24 +49,9 @@ def labels() -> np.ndarray:
     return found
 
 
-def only_bodies(labels: np.ndarray) -> np.ndarray:
-    return np.where(labels == 6, np.uint64(BIG), labels)
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, labels: np.ndarray) -> Path:
-    """A store with the labels: a committed root where 6 is a body of its own, and an open child where it is merged."""
-    folder = tmp_path_factory.mktemp("skeletonize")
-    np.save(folder / "labels.npy", labels)
-    with LocalConnection(folder / "db") as connection:
-        options = IngestOptions(instance="seg", repo="r", offset_xyz=OFFSET, resolution_nm=RESOLUTION)
-        with open_volume(str(folder / "labels.npy")) as source:
-            root = ingest(connection, source, options, folder / "journal.jsonl", lambda *_: None).node
-        connection.json("POST", f"/api/node/{root}/commit", {"note": "whole"})
-        child = connection.json("POST", f"/api/node/{root}/newversion", {})["child"]
-        connection.json("POST", f"/api/node/{child}/seg/merge", [BIG, 6])
-    (folder / "root").write_text(root)
-    return folder / "db"
+    return make_store(tmp_path_factory.mktemp("skeletonize"), labels)
 
 
 @pytest.fixture
@@ -81,10 +62,6 @@ def source(store: Path) -> SourceSpec:
 @pytest.fixture
 def root(store: Path) -> str:
     return (store.parent / "root").read_text()
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def read(folder: Path) -> dict[int, Skeleton]:
