@@ -241,6 +241,7 @@ def test_importing_the_package_imports_nothing() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "all"
 
 
+@pytest.mark.slow
 def test_the_commands_as_functions(tmp_path: Path) -> None:
     """From an array to a volume with meshes and skeletons, a mirror of it, and labels at points."""
     labels = np.zeros((32, 40, 48), np.uint64)

@@ -70,7 +70,11 @@ class Partition:
     def count_cells(self, more: int) -> None:
         """Raises BadRequest once there are too many."""
         self.cells += more
-        if self.cells > MOST_CELLS:
+        self.expect_cells(0)
+
+    def expect_cells(self, more: int) -> None:
+        """Raises BadRequest if there would be too many with at least so many more, before any of them is made."""
+        if self.cells + more > MOST_CELLS:
             raise BadRequest(f"this region would be cut into more than {MOST_CELLS} boxes: use a larger batchsize")
 
     def as_json(self, block_size: Triple) -> dict[str, Any]:
@@ -194,6 +198,7 @@ def _stretches(
     left_over = (most - least + 1) % n
     higher = first_is_higher
     start = least
+    partition.expect_cells((most - least + 1) // (n + 1))
     while start <= most:
         partition.count_cells(1)
         end = start + n - 1
@@ -211,6 +216,8 @@ def _add_boxes(
     starts, ends = coverage.runs()
     area = (of_y[1] - of_y[0] + 1) * (of_z[1] - of_z[0] + 1)
     start, most = starts[0], ends[-1]
+    covered = sum(ends) - sum(starts) + len(starts)
+    partition.expect_cells(covered // (n + 1))
     left_over = (most - start + 1) % n
     while start <= most:
         partition.count_cells(1)
