@@ -81,6 +81,8 @@ def test_settings_of_other_servers(root: Path) -> None:
     assert json.loads(run("host", "--s3-cors").stdout)["CORSRules"]
     assert json.loads(run("host", "--gcs-cors", "--origin", "https://a.org").stdout)[0]["origin"] == ["https://a.org"]
     assert json.loads(run("host", "--s3-policy", "bucket/x").stdout)["Statement"]
+    assert "my-bucket/*" in run("host", "--s3-policy").stdout
+    assert "theirs/em/*" in run("host", "s3://theirs/em", "--s3-policy").stdout
 
 
 def test_fixing_names(tmp_path: Path) -> None:

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import click
 
+UNNAMED = "my-bucket"
+"""The bucket of a policy when none is named."""
+
 
 @click.command()
 @click.argument("folder", required=False, metavar="DIR")
@@ -28,7 +31,12 @@ import click
 @click.option("--s3-cors", is_flag=True, help="Print the CORS settings of an S3 bucket instead.")
 @click.option("--gcs-cors", is_flag=True, help="Print the CORS settings of a Google bucket instead.")
 @click.option(
-    "--s3-policy", default="", metavar="BUCKET[/FOLDER]", help="Print a policy by which everybody may read it."
+    "--s3-policy",
+    is_flag=False,
+    flag_value=UNNAMED,
+    default="",
+    metavar="BUCKET[/FOLDER]",
+    help="Print a policy by which everybody may read it. [that of DIR, or one to fill in]",
 )
 @click.option("--fix-names", is_flag=True, help="Rename what lies in DIR, or a bucket, as the format has it instead.")
 @click.option("--dry-run", is_flag=True, help="With --fix-names: only say what would be renamed.")
@@ -62,6 +70,8 @@ def host(
         raise click.UsageError("--dry-run is for --fix-names")
     if folder is None and (nginx or fix_names or not asked):
         raise click.UsageError("name the folder: fascicle host DIR")
+    if s3_policy == UNNAMED and folder is not None and folder.startswith("s3://"):
+        s3_policy = folder
     if s3_cors or gcs_cors or s3_policy or nginx:
         click.echo(_settings(folder, address, origins or ("*",), nginx, s3_cors, s3_policy), nl=False)
         return
