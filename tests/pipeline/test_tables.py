@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fascicle.pipeline.tables import (
@@ -31,6 +31,7 @@ JSON = st.recursive(
 
 
 @settings(max_examples=60)
+@example([0.0, 1e300, -2.5e-7], 1, None)
 @given(st.lists(JSON, max_size=8), st.integers(1, 9), st.sampled_from([None, 1]))
 def test_json_arrays_in_pieces_of_any_size(values: list[Any], size: int, indent: int | None) -> None:
     data = json.dumps(values, ensure_ascii=False, indent=indent).encode()

@@ -31,6 +31,7 @@ _PIECE = 1 << 20
 _LONGEST_VALUE = 64 << 20
 """A JSON value that is longer than this, in characters, is not one row of a table."""
 _SPACE = " \t\r\n"
+_IN_NUMBERS = "0123456789.eE+-"
 csv.field_size_limit(1 << 26)
 
 
@@ -223,8 +224,10 @@ def _array_values(more: Callable[[], str], wrong: Callable[[int, str], TableErro
         while True:
             try:
                 value, end = decode(text, position)
-                if end < len(text) or ended:
-                    break  # a number at the very end could go on
+                if ended or len(text) - position > _LONGEST_VALUE:
+                    break
+                if end < len(text) and text[end] not in _IN_NUMBERS:
+                    break  # otherwise a number may go on: `0` of `0.`, of which the rest is still to come
             except json.JSONDecodeError as error:
                 if ended or len(text) - position > _LONGEST_VALUE:
                     raise wrong(line + text.count("\n", position, error.pos), f"not JSON: {error.msg}") from None
