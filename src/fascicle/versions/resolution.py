@@ -121,6 +121,21 @@ class VersionedView:
             found.append(None if item is None or item[1] == _TOMBSTONE_HANDLE else item[1])
         return found
 
+    def handles_apart(self, key_class: int, type_keys: Sequence[bytes]) -> tuple[list[bytes | None], set[int]]:
+        """As `handles`, and the places of the keys of which merged versions disagree (None among the handles)."""
+        try:
+            return self.handles(key_class, type_keys), set()
+        except ConflictError:
+            handles: list[bytes | None] = []
+            conflicts: set[int] = set()
+            for place, type_key in enumerate(type_keys):
+                try:
+                    handles.append(self.handle(key_class, type_key))
+                except ConflictError:
+                    handles.append(None)
+                    conflicts.add(place)
+            return handles, conflicts
+
     def version_of(self, key_class: int, type_key: bytes) -> int | None:
         """The version that supplies the value, or None."""
         found = self._find(keys.prefix(self.instance_id, key_class) + type_key)

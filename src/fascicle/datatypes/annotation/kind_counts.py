@@ -60,7 +60,7 @@ def add(view: VersionedView, labelmap_id: int, supervoxels: U64, kinds: NDArray[
     if not len(unique):
         return
     type_keys = label_prefixes(labelmap_id, unique)
-    handles, torn = _handles(view, type_keys)
+    handles, torn = view.handles_apart(KIND_COUNTS, type_keys)
     counts = _counts(view, handles) + changes
     for place in sorted(torn):
         counted = _count_rows(view, labelmap_id, int(unique[place]))
@@ -87,7 +87,7 @@ def add(view: VersionedView, labelmap_id: int, supervoxels: U64, kinds: NDArray[
 def read(view: VersionedView, labelmap_id: int, supervoxels: U64) -> I64:
     """The counts i64[n, 5] of supervoxels u64[n] (ascending, each once). May raise ConflictError if rows do."""
     if len(supervoxels) <= MOST_LOOKED_UP:
-        handles, torn = _handles(view, label_prefixes(labelmap_id, supervoxels))
+        handles, torn = view.handles_apart(KIND_COUNTS, label_prefixes(labelmap_id, supervoxels))
         counts = _counts(view, handles)
         for place in torn:
             counts[place] = _counted(view, labelmap_id, int(supervoxels[place]))
@@ -105,22 +105,6 @@ def _scanned(view: VersionedView, labelmap_id: int, supervoxels: U64) -> I64:
         at = np.searchsorted(supervoxels, supervoxels_of([key for key, _ in batch]))
         counts[at] = _counts(view, [handle for _, handle in batch])
     return counts
-
-
-def _handles(view: VersionedView, type_keys: list[bytes]) -> tuple[list[bytes | None], set[int]]:
-    """The handles of records, and the places of those of which merged versions disagree."""
-    try:
-        return view.handles(KIND_COUNTS, type_keys), set()
-    except ConflictError:
-        handles: list[bytes | None] = []
-        torn: set[int] = set()
-        for place, key in enumerate(type_keys):
-            try:
-                handles.append(view.handle(KIND_COUNTS, key))
-            except ConflictError:
-                handles.append(None)
-                torn.add(place)
-        return handles, torn
 
 
 def _counts(view: VersionedView, handles: Iterable[bytes | None]) -> I64:

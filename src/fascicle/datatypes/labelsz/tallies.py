@@ -25,7 +25,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fascicle.datatypes.annotation.events import KINDS
-from fascicle.errors import ConflictError
 from fascicle.store.base import INLINE, WriteTransaction
 from fascicle.versions import keys
 from fascicle.versions.resolution import ENVELOPE_BYTES, LIVE, TOMBSTONE, VersionedView
@@ -89,7 +88,7 @@ def indexed(counts: I64, index: int) -> I64:
 
 def read(view: VersionedView, labels: U64) -> Tallies:
     """The counts of labels u64[n] at a version. Never raises for conflicts: see `Tallies.conflicts`."""
-    handles, conflicts = _handles(view, _type_keys(labels))
+    handles, conflicts = view.handles_apart(COUNTS, _type_keys(labels))
     values = [handle if handle is None or handle[0] == INLINE else _inline(view, handle) for handle in handles]
     data = b"".join([_NOTHING if value is None else value[_HANDLE_HEAD:_END] for value in values])
     torn = np.zeros(len(labels), np.bool_)
@@ -100,22 +99,6 @@ def read(view: VersionedView, labels: U64) -> Tallies:
 def _type_keys(labels: U64) -> list[bytes]:
     data = labels.astype(">u8").tobytes()
     return [data[at : at + _LABEL.size] for at in range(0, len(data), _LABEL.size)]
-
-
-def _handles(view: VersionedView, type_keys: list[bytes]) -> tuple[list[bytes | None], set[int]]:
-    """The records' handles, and the places of those of which merged versions disagree."""
-    try:
-        return view.handles(COUNTS, type_keys), set()
-    except ConflictError:
-        handles: list[bytes | None] = []
-        conflicts: set[int] = set()
-        for place, type_key in enumerate(type_keys):
-            try:
-                handles.append(view.handle(COUNTS, type_key))
-            except ConflictError:
-                handles.append(None)
-                conflicts.add(place)
-        return handles, conflicts
 
 
 def _inline(view: VersionedView, handle: bytes) -> bytes:
@@ -153,7 +136,7 @@ def add(view: VersionedView, labels: U64, changes: I64) -> None:
     changed = changes.any(axis=1)
     labels, changes = labels[changed], changes[changed]
     type_keys = _type_keys(labels)
-    handles, conflicts = _handles(view, type_keys)
+    handles, conflicts = view.handles_apart(COUNTS, type_keys)
     writing = _Writing(view)
     rows = zip(labels.tolist(), type_keys, handles, changes.tolist(), strict=True)
     for place, (label, type_key, handle, change) in enumerate(rows):
@@ -169,7 +152,7 @@ def add(view: VersionedView, labels: U64, changes: I64) -> None:
 def settle(view: VersionedView, labels: U64, counts: I64) -> None:
     """Decide the counts i64[n, 5] of labels u64[n] of which merged versions disagree; others stay as they are."""
     type_keys = _type_keys(labels)
-    _, conflicts = _handles(view, type_keys)
+    _, conflicts = view.handles_apart(COUNTS, type_keys)
     writing = _Writing(view)
     for place in sorted(conflicts):
         writing.hide_all(int(labels[place]), type_keys[place])
