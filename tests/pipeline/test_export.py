@@ -16,14 +16,13 @@ from fascicle.errors import BadRequest, NotFound
 from fascicle.formats import precomputed_info
 from fascicle.pipeline import export as export_pipeline
 from fascicle.pipeline import export_volumes
-from fascicle.pipeline.export import ExportError, ExportOptions, ExportResult, export, work_folder
+from fascicle.pipeline.export import ExportError, ExportOptions, ExportResult, export
 from fascicle.pipeline.export_volumes import cells_of
 from fascicle.pipeline.ingest import IngestOptions, ingest
 from fascicle.pipeline.ingest_connections import LocalConnection
-from fascicle.pipeline.journal import JournalError
+from fascicle.pipeline.journal import JournalError, work_folder
 from fascicle.pipeline.sources import SourceSpec
 from fascicle.volumes import open_pyramid, open_volume
-from fascicle.volumes.destinations import open_destination
 from fascicle.volumes.shard_writing import ShardFiles
 from serving import RunningServer
 
@@ -85,7 +84,7 @@ def sharded(store: Path, nodes: list[str], tmp_path_factory: pytest.TempPathFact
     out = tmp_path_factory.mktemp("sharded") / "out"
     result = exported(store, nodes[0], out, shard_voxels=128**3)
     assert result.volumes == ("grayscale", "segmentation")
-    assert not work_folder(open_destination(str(out)), None).exists()
+    assert not work_folder("export", str(out), False, None).exists()
     return out
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from fascicle.errors import BadRequest
 from fascicle.pipeline.body_outputs import Advance, UnfinishedError
 from fascicle.pipeline.body_parts import BodySetting, Ranges, Workplace
 from fascicle.pipeline.export_version import choose
-from fascicle.pipeline.journal import Journal
+from fascicle.pipeline.journal import Journal, work_folder
 from fascicle.pipeline.sources import SourceSpec
 from fascicle.pipeline.tasks import Job, Progress, Task, TaskError, run_tasks, usual_workers
 from fascicle.volumes.base import Pyramid, VolumeSource, Zyx
@@ -308,14 +307,9 @@ class BodyJob(Generic[O]):
         """Where the journal and everything in between lie: beside what is written (the target, or a file there), or
         with temporary files.
         """
-        journal, target = self.options.journal, self._target
-        if journal is not None:
-            return journal.with_name(journal.name + ".scratch")
-        if target is not None and not target.folder.remote:
-            path = Path(target.address.removeprefix("file://")).expanduser().absolute()
-            path = path / file if file else path
-            return path.with_name(f".{path.name}.{self.name}")
-        what = target.address if target is not None else str(self.source)
-        digest = blake2b((what if file is None else f"{what}\0{file}").encode(), digest_size=6).hexdigest()
-        user = os.getuid() if hasattr(os, "getuid") else 0
-        return Path(tempfile.gettempdir()) / f"fascicle-{self.name}-{user}-{digest}"
+        target = self._target
+        remote = target is None or target.folder.remote
+        place = str(self.source) if target is None else target.address
+        if file is not None:
+            place = f"{place}\0{file}" if remote else str(Path(place) / file)
+        return work_folder(self.name, place, remote, self.options.journal)

@@ -9,14 +9,11 @@ Example: `export(SourceSpec(data="db", repo="medulla"), "s3://bucket/medulla", E
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +41,7 @@ from fascicle.pipeline.export_volumes import (
     static_info,
     write_group,
 )
-from fascicle.pipeline.journal import Journal
+from fascicle.pipeline.journal import Journal, work_folder
 from fascicle.pipeline.sources import OpenNode, SourceSpec
 from fascicle.pipeline.tasks import Job, Progress, Task, TaskError, run_tasks, usual_workers
 from fascicle.precomputed.builders import ENCODINGS, Form
@@ -135,7 +132,7 @@ def export(
             stacklevel=2,
         )
     plans = _plans(version, options)
-    folder = work_folder(target, options.journal)
+    folder = work_folder("export", target.address, target.folder.remote, options.journal)
     job = _Export(version, target, options, plans, folder, progress)
     with job:
         job.write_volumes()
@@ -155,20 +152,6 @@ def export(
         changed=tuple(name for name, entry in job.kept.items() if entry[3]) if options.since else (),
         seconds=time.perf_counter() - began,
     )
-
-
-def work_folder(target: Destination, journal: Path | None) -> Path:
-    """Where the journal and scratch files of a job lie: beside the folder that is written, else with temporary files.
-
-    Named by the destination, so that the same command finds it again.
-    """
-    if journal is not None:
-        return journal.with_name(journal.name + ".scratch")
-    if not target.folder.remote:
-        path = Path(target.address).expanduser().absolute()
-        return path.with_name(f".{path.name}.export")
-    digest = blake2b(target.address.encode(), digest_size=6).hexdigest()
-    return Path(tempfile.gettempdir()) / f"fascicle-export-{os.getuid() if hasattr(os, 'getuid') else 0}-{digest}"
 
 
 def _plans(version: ChosenVersion, options: ExportOptions) -> tuple[VolumePlan, ...]:

@@ -7,6 +7,8 @@ was cut off by a crash is dropped.
 from __future__ import annotations
 
 import os
+import tempfile
+from hashlib import blake2b
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,6 +26,22 @@ except ImportError:  # not on Windows
 
 class JournalError(FascicleError):
     """A journal is that of another job, or cannot be used."""
+
+
+def work_folder(job: str, place: str, remote: bool, journal: Path | None) -> Path:
+    """Where the journal and scratch files of a job lie: beside what is written at `place`, or, if that is far away,
+    with temporary files. A journal that was named (`journal`) has its folder beside it.
+
+    Named by the job and the place, so that the same command finds it again.
+    """
+    if journal is not None:
+        return journal.with_name(journal.name + ".scratch")
+    if not remote:
+        path = Path(place).expanduser().absolute()
+        return path.with_name(f".{path.name}.{job}")
+    digest = blake2b(place.encode(), digest_size=6).hexdigest()
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    return Path(tempfile.gettempdir()) / f"fascicle-{job}-{user}-{digest}"
 
 
 class Journal:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ import msgspec
 from fascicle.errors import BadRequest
 from fascicle.formats import precomputed_info
 from fascicle.formats.precomputed_info import VOLUME, VolumeInfo
-from fascicle.pipeline.journal import Journal
+from fascicle.pipeline.journal import Journal, work_folder
 from fascicle.pipeline.mirror_directories import LEGACY, PROPERTIES, DirectoryPlan, NotListed, plan_directory
 from fascicle.pipeline.mirror_scales import Layout, ScalePlan, described, plan_scale, scale_steps
 from fascicle.pipeline.mirror_transfer import Done, MirrorError, Step, Transfer
@@ -112,7 +111,7 @@ def mirror(
     folder, data, kind = _begin(address, options)
     if _place(folder) == _place(target.folder):
         raise BadRequest(f"{destination} is the source itself: a mirror needs another place")
-    work = work_folder(target, options.journal)
+    work = work_folder("mirror", target.address, target.folder.remote, options.journal)
     scratch = work / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
     transfer = Transfer(folder, target, scratch, options.workers, options.rate)
@@ -353,20 +352,6 @@ def _header(folder: ObjectFolder, info: bytes, target: Destination, options: Mir
         "layout": options.layout,
         "gzip": options.gzip,
     }
-
-
-def work_folder(target: Destination, journal: Path | None) -> Path:
-    """Where the journal and scratch files lie: beside the folder that is written, else with temporary files.
-
-    Named by the destination, so that the same command finds it again.
-    """
-    if journal is not None:
-        return journal.with_name(journal.name + ".scratch")
-    if not target.folder.remote:
-        path = Path(target.address).expanduser().absolute()
-        return path.with_name(f".{path.name}.mirror")
-    digest = blake2b(target.address.encode(), digest_size=6).hexdigest()
-    return Path(tempfile.gettempdir()) / f"fascicle-mirror-{os.getuid() if hasattr(os, 'getuid') else 0}-{digest}"
 
 
 def _journal_path(work: Path, options: MirrorOptions) -> Path:
