@@ -72,9 +72,7 @@ class FileDestination(Destination):
         temporary = self._temporary(target)
         try:
             with self._created(temporary) as file:
-                view = memoryview(data)
-                while len(view):
-                    view = view[file.write(view) or 0 :]
+                _write(file, data)
                 if self._durable:
                     os.fsync(file.fileno())
             temporary.replace(target)
@@ -89,9 +87,7 @@ class FileDestination(Destination):
         try:
             with path.open("rb") as source, temporary.open("wb", buffering=0) as file:
                 while piece := source.read(1 << 20):
-                    view = memoryview(piece)
-                    while len(view):
-                        view = view[file.write(view) or 0 :]
+                    _write(file, piece)
                 if self._durable:
                     os.fsync(file.fileno())
             temporary.replace(target)
@@ -121,7 +117,7 @@ class FileDestination(Destination):
 
     def tidy(self, directory: str) -> None:
         folder = self._root / directory
-        for left in folder.rglob(".*.????????.part") if folder.is_dir() else ():
+        for left in folder.rglob(".*.part") if folder.is_dir() else ():
             left.unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
@@ -146,6 +142,13 @@ class FileDestination(Destination):
         """Named so that what a killed job left there is replaced when the object is written again."""
         name = target.name if len(target.name) < 200 else blake2b(target.name.encode(), digest_size=16).hexdigest()
         return target.with_name(f".{name}.part")
+
+
+def _write(file: io.FileIO, data: Data) -> None:
+    """All of the bytes: a raw file may take some of them only."""
+    view = memoryview(data)
+    while len(view):
+        view = view[file.write(view) or 0 :]
 
 
 def open_destination(address: str, access: Access | None = None, *, durable: bool = True) -> Destination:
