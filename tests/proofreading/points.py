@@ -143,11 +143,11 @@ def with_posted(state: State, posted: dict[Block, Element]) -> State:
 
 
 def redirected(state: State, elements: Elements, blocks: set[Block], place: Block, target: Block | None) -> Elements:
-    """Relations to a place, of the elements in some blocks, taken away or led to another place."""
+    """Relations to a place, of the elements in some blocks and of the one that moved, taken away or led to another."""
     changed: Elements = {}
     for at, element in elements.items():
         relations = element["Rels"]
-        if block_of(state, at) in blocks and any(to == place for _, to in relations):
+        if (at == target or block_of(state, at) in blocks) and any(to == place for _, to in relations):
             if target is None:
                 relations = [(name, to) for name, to in relations if to != place]
             else:

@@ -53,6 +53,11 @@ def difference(question: Query, state: State, expected: Any, answer: Any) -> str
         text = repr(value)
         return text if len(text) < 1500 else text[:1500] + f"... ({len(text)} characters)"
 
+    if isinstance(expected, list) and isinstance(answer, list):  # of long lists only what differs
+        expected, answer = (
+            [one for one in expected if one not in answer] or expected,
+            [one for one in answer if one not in expected] or answer,
+        )
     return f"at {state.uuid[:6]}: {question}\n  expected {shown(expected)}\n  answered {shown(answer)}"
 
 

@@ -57,6 +57,12 @@ def test_what_nobody_listed_keeps_its_relation() -> None:
     assert points.without(state, (130, 0, 0)).elements[(71, 0, 0)]["Rels"] == [("GroupedWith", (130, 0, 0))]
 
 
+def test_relations_to_itself_follow_a_moved_element() -> None:
+    state = points.with_posted(two_bodies(), {(70, 10, 10): element("Gap", ("GroupedWith", (70, 10, 10)))})
+    moved = points.moved(state, (70, 10, 10), (130, 10, 10))
+    assert moved.elements[(130, 10, 10)]["Rels"] == [("GroupedWith", (130, 10, 10))]
+
+
 def test_counts() -> None:
     state = two_bodies()
     posted = {(x, 1, 1): element(kind) for x, kind in ((1, "PreSyn"), (2, "Note"), (3, "Unknown"), (66, "PostSyn"))}

@@ -204,6 +204,15 @@ def test_a_move_inside_of_a_body_leaves_no_ghost(repo: Repo) -> None:
     assert repo.get("count/7/PreSyn", name="counts")["PreSyn"] == 0
 
 
+def test_relations_to_itself_follow_a_moved_element(repo: Repo) -> None:
+    """Relations to the old place follow in the old block and in partners' blocks, elsewhere they stay as they are."""
+    to_old_place = [{"Rel": "GroupedWith", "To": [70, 1, 1]}]
+    repo.post("elements", [element((70, 1, 1), Rels=to_old_place), element((130, 9, 9), Rels=to_old_place)])
+    repo.post("move/70_1_1/130_1_1")
+    moved = {tuple(one["Pos"]): one["Rels"] for one in repo.get("all-elements")["2,0,0"]}
+    assert moved == {(130, 1, 1): [{"Rel": "GroupedWith", "To": [130, 1, 1]}], (130, 9, 9): to_old_place}
+
+
 def test_posted_blocks_reach_the_indexes_with_a_reload(repo: Repo) -> None:
     repo.post("elements", [element((1, 1, 1), "Gap", Tags=["old"]), element((70, 1, 1), "PreSyn")])
     new = [element((2, 2, 2), "PreSyn", Tags=["new"]), element((3, 3, 3))]

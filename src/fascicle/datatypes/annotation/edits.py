@@ -232,7 +232,7 @@ def delete_element(change: Change, position: Triple) -> None:
 def move_element(change: Change, position: Triple, target: Triple) -> None:
     """Give an element another position; relations to it in its block and in those of its partners follow.
 
-    An element that is at the new position is replaced.
+    Its relations to itself follow wherever it goes. An element that is at the new position is replaced.
     """
     size = block_size_of(change.catalog, change.instance)
     view = change.view
@@ -243,12 +243,13 @@ def move_element(change: Change, position: Triple, target: Triple) -> None:
     new_key = element_key(target, size)
     replaced = view.handle(ELEMENTS, new_key)
     replaced_tags = [] if replaced is None else tags_of(value_of(view, replaced)[ELEMENT_HEAD:])
+    related = list(_related_blocks(element, key[:BLOCK_BYTES], size))
     _redirected(element, position, target)
     element.Pos = target
     new_value = element_value(*encode_element(element))
     _remove_element(view, key)
     view.put(ELEMENTS, new_key, new_value)
-    for block in _related_blocks(element, key[:BLOCK_BYTES], size):
+    for block in related:
         _change_relations(view, block, position, target)
     tags: list[Any] = element.Tags or []
     change_tags(view, position_key(*position), tags, (), b"")
