@@ -13,7 +13,7 @@ from itertools import groupby, islice
 from typing import cast
 
 from fascicle.errors import ConflictError
-from fascicle.store.base import INLINE, ReadTransaction, WriteTransaction, inline_value
+from fascicle.store.base import INLINE, LateValue, ReadTransaction, WriteTransaction, inline_value
 from fascicle.versions import keys
 
 LIVE = b"\x00"
@@ -67,6 +67,40 @@ class Ancestry(ABC):
         return values[0] if values else None
 
 
+class Settling(Ancestry):
+    """As another one, but of values that disagree the one on the line of first parents counts, else the latest.
+
+    For what is derived from keys and must be there whether or not the keys are in conflict.
+    """
+
+    def __init__(self, ancestry: Ancestry) -> None:
+        self._ancestry = ancestry
+        self.version = ancestry.version
+        self.linear = ancestry.linear
+
+    def contains(self, version: int) -> bool:
+        return self._ancestry.contains(version)
+
+    def descends(self, version: int, ancestor: int) -> bool:
+        return self._ancestry.descends(version, ancestor)
+
+    def first_parents(self) -> Iterator[int]:
+        return self._ancestry.first_parents()
+
+    def resolve(self, entries: Sequence[tuple[int, bool]]) -> int | None:
+        try:
+            return self._ancestry.resolve(entries)
+        except ConflictError:
+            pass
+        seen = [(version, dead) for version, dead in entries if self.contains(version)]
+        values = {
+            version
+            for version, dead in seen
+            if not dead and not any(self.descends(other, version) for other, _ in seen if other != version)
+        }
+        return next((version for version in self.first_parents() if version in values), max(values))
+
+
 class _Counts(dict[bytes, bool]):
     """For versions as they end keys: whether they are ancestors."""
 
@@ -87,6 +121,12 @@ class VersionedView:
         self.txn = txn
         self.instance_id = instance_id
         self.ancestry = ancestry
+
+    def settling(self) -> VersionedView:
+        """The same keys without conflicts, see `Settling`."""
+        if self.ancestry.linear or isinstance(self.ancestry, Settling):
+            return self
+        return VersionedView(self.txn, self.instance_id, Settling(self.ancestry))
 
     # -- one key
 
@@ -262,6 +302,13 @@ class VersionedView:
         put = self._writer.put
         for type_key, value in rows:
             put(prefix + type_key + suffix, LIVE + value)
+
+    def put_spooled(self, key_class: int, rows: Iterable[tuple[bytes, bytes | LateValue]]) -> None:
+        """As `put_many` with values of which some are not at hand."""
+        prefix, suffix = keys.prefix(self.instance_id, key_class), self.ancestry.version.to_bytes(4, "big")
+        put = self._writer.put
+        for type_key, value in rows:
+            put(prefix + type_key + suffix, LIVE + value if isinstance(value, bytes) else value.behind(LIVE))
 
     def delete(self, key_class: int, type_key: bytes) -> None:
         """Write a tombstone at this version, whether or not there is anything to hide."""

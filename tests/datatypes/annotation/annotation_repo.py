@@ -77,6 +77,21 @@ class Repo:
 
         self.store.write(create)
 
+    def add_region(self, spans: list[list[int]], edge: int = EDGE) -> None:
+        """An instance `region`, or other spans for it, and one `inside` that counts what lies in it."""
+
+        def create(txn: WriteTransaction) -> None:
+            editor = CatalogEditor(txn, self.cache)
+            node = editor.catalog.node(self.root)
+            settings = {"region": {"blocksize": f"{edge},{edge},{edge}"}, "inside": {"roi": f"region,{node.uuid}"}}
+            for name, typename in (("region", "roi"), ("inside", "labelsz")):
+                properties = registry.datatype(typename).create(settings[name])
+                graph.create_instance(editor, node, name=name, typename=typename, properties=properties)
+            graph.follow(editor, editor.catalog.instance(node.repo_id, "inside"), ["synapses"], False)
+
+        self.store.write(create)
+        self.post("roi", spans, name="region")
+
     def child(self, parent: int, branch: str | None = None) -> int:
         """A new version below another one, which is committed."""
 

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 
 from fascicle.datatypes.annotation.events import Points
 from fascicle.datatypes.annotation.layout import (
+    I64,
     LABELS,
+    U8,
+    U64,
     kinds_of,
     label_prefix,
     positions_of,
@@ -17,6 +20,7 @@ from fascicle.store.base import ReadTransaction
 from fascicle.versions import keys
 from fascicle.versions.catalog import Catalog
 from fascicle.versions.model import Instance, Node
+from fascicle.versions.resolution import VersionedView
 
 
 def counted_points(txn: ReadTransaction, catalog: Catalog, annotation: Instance, node: Node) -> Iterator[Points]:
@@ -24,18 +28,25 @@ def counted_points(txn: ReadTransaction, catalog: Catalog, annotation: Instance,
 
     Pieces have up to about a thousand points, in no order that means anything.
     """
-    view = view_of(txn, catalog, annotation, node)
     segmentation = segmentation_at(txn, catalog, indexed_labelmap(catalog, annotation), node)
     if segmentation is None:
         return
-    start = label_prefix(segmentation.id, 0)
-    for batch in view.scan_batches(LABELS, start, keys.after(start[:4])):
-        if not batch:
-            continue
-        type_keys = [key for key, _ in batch]
-        labels = segmentation.bodies(supervoxels_of(type_keys))
-        kinds = kinds_of(view, [handle for _, handle in batch])
-        xyz = positions_of(type_keys)
+    view = view_of(txn, catalog, annotation, node)
+    for supervoxels, kinds, xyz in indexed_points(view, segmentation.id):
+        labels = segmentation.bodies(supervoxels)
         live = labels != 0
         if live.any():
             yield Points(labels[live], kinds[live], xyz[live].astype("i4"))
+
+
+def indexed_points(view: VersionedView, labelmap_id: int) -> Iterator[tuple[U64, U8, I64]]:
+    """Supervoxels u64[n], kinds u8[n] and positions i64[n, 3] of all label rows, in pieces, supervoxels ascending.
+
+    Rows of which merged versions say different things are points, too: as the first parent has them.
+    """
+    view = view.settling()
+    start = label_prefix(labelmap_id, 0)
+    for batch in view.scan_batches(LABELS, start, keys.after(start[:4])):
+        if batch:
+            type_keys = [key for key, _ in batch]
+            yield supervoxels_of(type_keys), kinds_of(view, [handle for _, handle in batch]), positions_of(type_keys)

@@ -28,6 +28,21 @@ class Points:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class RowsChanged:
+    """Points came to supervoxels of a labelmap and left them, whatever bodies these belong to: one row each."""
+
+    labelmap_id: int
+    supervoxels: NDArray[np.uint64]
+    """u64[n], never 0."""
+    kinds: NDArray[np.uint8]
+    """u8[n]"""
+    positions: NDArray[np.int64]
+    """Voxels i64[n, 3]: x, y, z."""
+    signs: NDArray[np.int64]
+    """i64[n]: 1 for a point that came, -1 for one that left."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class PointsChanged:
     """Elements came to bodies and left them: posted, deleted, moved, of another kind, or by writing voxels."""
 
@@ -35,6 +50,8 @@ class PointsChanged:
     """As they were before."""
     added: Points
     """As they are now."""
+    rows: tuple[RowsChanged, ...] = ()
+    """The same by supervoxel, also where bodies have what they had. The label index has been changed already."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +70,9 @@ class PointsReassigned:
     """Bodies u64[n], 0 for none. One row for each supervoxel that has points."""
     after: NDArray[np.uint64]
     """Bodies u64[n], 0 for none."""
+    labelmap_id: int
+    supervoxels: NDArray[np.uint64]
+    """u64[n], ascending."""
     counts: NDArray[np.int64]
     """Points of each kind i64[n, 5]."""
     points: Callable[[], PointsChanged]

@@ -104,7 +104,7 @@ def _counted(view: VersionedView, segmentation: Segmentation, supervoxels: U64) 
     """Supervoxels u64[n], kinds u8[n] and positions i64[n, 3] of the points in supervoxels (ascending)."""
     type_keys: list[bytes] = []
     handles: list[bytes] = []
-    for batch in rows_of_supervoxels(view, segmentation.id, supervoxels):
+    for batch in rows_of_supervoxels(view.settling(), segmentation.id, supervoxels):
         type_keys += [key for key, _ in batch]
         handles += [handle for _, handle in batch]
     return supervoxels_of(type_keys), kinds_of(view, handles), positions_of(type_keys)
@@ -118,21 +118,19 @@ def _reassign(change: Change, segmentation: Segmentation, supervoxels: U64, befo
         found, kinds, xyz = _counted(view, segmentation, supervoxels)
         at = np.searchsorted(supervoxels, found)
         positions = xyz.astype(np.int32)
-        parts = []
-        for labels in (before[at], after[at]):
-            live = labels != 0
-            parts.append(Points(labels[live], kinds[live], positions[live]))
-        return PointsChanged(*parts)
+        gone, came = (Points(of[of != 0], kinds[of != 0], positions[of != 0]) for of in (before[at], after[at]))
+        return PointsChanged(gone, came)
 
     if not kind_counts.are_kept(change.instance):
-        event = points()
-        if len(event.removed) or len(event.added):
-            change.emit(event)
+        changed = points()
+        if len(changed.removed) or len(changed.added):
+            change.emit(changed)
         return
-    counts = kind_counts.read(view, segmentation.id, supervoxels)
+    counts = kind_counts.of_labelmap(view, segmentation.id).read(supervoxels)
     some = counts.any(axis=1)
     if some.any():
-        change.emit(PointsReassigned(before[some], after[some], counts[some], points))
+        event = PointsReassigned(before[some], after[some], segmentation.id, supervoxels[some], counts[some], points)
+        change.emit(event)
 
 
 def _remap(change: Change, segmentation: Segmentation, event: Remapped) -> None:

@@ -1,12 +1,17 @@
 """How many points of each kind every supervoxel has, so that who counts need not look at the points when bodies change.
 
-The counts follow every change of the label index in the same transaction. Where merged versions have both changed those
-of a supervoxel, its rows are counted until its points change again.
+The counts follow every change of the label index in the same transaction. A row is written whenever points of its
+supervoxel change, also if their numbers stay what they were: so where versions are merged, rows that only one of them
+has are right, and those that both have disagree. Those are counted anew, until they are decided.
+
+Others count in the same way what interests them of the points (`KindCounts`), with rows of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +21,16 @@ from fascicle.datatypes.annotation.layout import (
     I64,
     KIND_COUNTS,
     LABELS,
+    U8,
     U64,
     kinds_of,
     label_prefix,
-    label_prefixes,
-    supervoxels_of,
+    numbers_after,
+    positions_of,
 )
-from fascicle.datatypes.annotation.segmentation import FEW, rows_of_supervoxels
+from fascicle.datatypes.annotation.segmentation import FEW, rows_under
 from fascicle.errors import ConflictError
-from fascicle.store.base import INLINE
+from fascicle.store.base import INLINE, ReadTransaction
 from fascicle.versions import keys
 from fascicle.versions.model import Instance
 from fascicle.versions.resolution import ENVELOPE_BYTES, VersionedView
@@ -33,13 +39,15 @@ PROPERTY = "KindCounts"
 """Of an instance: counts have been kept since its first point."""
 MOST_LOOKED_UP = 20 * FEW
 """So many supervoxels are looked up one by one; of more, rows and supervoxels are passed over by turns."""
+AT_ONCE = 8192
+"""Supervoxels are compared in pieces of about so many."""
 
 _K = len(KINDS)
 _NOTHING = bytes(4 * _K)
 _HEAD = 1 + ENVELOPE_BYTES
 
 
-def summed(labels: U64, kinds: NDArray[np.uint8], signs: I64 | int = 1) -> tuple[U64, I64]:
+def summed(labels: U64, kinds: U8, signs: I64 | int = 1) -> tuple[U64, I64]:
     """Points as changes of counts: (labels u64[m] ascending, changes i64[m, 5])."""
     unique, place = np.unique(labels, return_inverse=True)
     weights = np.broadcast_to(np.asarray(signs, np.float64), labels.shape)
@@ -52,59 +60,133 @@ def are_kept(annotation: Instance) -> bool:
     return bool(annotation.properties.get(PROPERTY))
 
 
-def add(view: VersionedView, labelmap_id: int, supervoxels: U64, kinds: NDArray[np.uint8], signs: I64 | int) -> None:
-    """Points u64[n] of kinds u8[n] came to supervoxels (sign 1) or left them (-1). Their rows have been written."""
-    unique, changes = summed(supervoxels, kinds, signs)
-    changed = changes.any(axis=1)
-    unique, changes = unique[changed], changes[changed]
-    if not len(unique):
-        return
-    type_keys = label_prefixes(labelmap_id, unique)
-    handles, torn = view.handles_apart(KIND_COUNTS, type_keys)
-    counts = _counts(view, handles) + changes
-    for place in sorted(torn):
-        counted = _count_rows(view, labelmap_id, int(unique[place]))
-        if counted is None:
-            continue
-        counts[place] = counted
-        torn.discard(place)
-    np.maximum(counts, 0, out=counts)
-    data = counts.astype("<u4").tobytes()
-    rows = []
-    remaining: list[bool] = np.asarray(counts.any(axis=1)).tolist()
-    for place, (key, left) in enumerate(zip(type_keys, remaining, strict=True)):
-        if place in torn:
-            continue
-        if left:
-            rows.append((key, data[4 * _K * place : 4 * _K * (place + 1)]))
-        elif handles[place] is not None:
-            view.delete(KIND_COUNTS, key)
-        else:
-            rows.append((key, _NOTHING))  # it ends a disagreement, or there was nothing
-    view.put_many(KIND_COUNTS, rows)
+def of_labelmap(view: VersionedView, labelmap_id: int) -> KindCounts:
+    """What an annotation instance keeps of the supervoxels of a labelmap."""
+
+    def count(supervoxel: int) -> I64:
+        kinds, _ = points_of(view, labelmap_id, supervoxel)
+        return np.bincount(kinds, minlength=_K)[:_K]
+
+    return KindCounts(view, KIND_COUNTS, labelmap_id.to_bytes(4, "big"), count)
 
 
-def read(view: VersionedView, labelmap_id: int, supervoxels: U64) -> I64:
-    """The counts i64[n, 5] of supervoxels u64[n] (ascending, each once). May raise ConflictError if rows do."""
-    if len(supervoxels) <= MOST_LOOKED_UP:
-        handles, torn = view.handles_apart(KIND_COUNTS, label_prefixes(labelmap_id, supervoxels))
-        counts = _counts(view, handles)
+def points_of(view: VersionedView, labelmap_id: int, supervoxel: int) -> tuple[U8, I64]:
+    """Kinds u8[n] and positions i64[n, 3] of the label rows of a supervoxel.
+
+    Rows of which merged versions say different things are points, too: as the first parent has them.
+    """
+    prefix = label_prefix(labelmap_id, supervoxel)
+    rows = [row for batch in view.settling().scan_batches(LABELS, prefix, keys.after(prefix)) for row in batch]
+    return kinds_of(view, [handle for _, handle in rows]), positions_of([key for key, _ in rows])
+
+
+@dataclass(frozen=True, slots=True)
+class KindCounts:
+    """Rows with counts of supervoxels: `head`, supervoxel u64 (big-endian) -> u32[5] (little-endian)."""
+
+    view: VersionedView
+    key_class: int
+    head: bytes
+    count: Callable[[int], I64]
+    """The counts i64[5] of a supervoxel from its points."""
+
+    def _type_keys(self, supervoxels: U64) -> list[bytes]:
+        data, head = supervoxels.astype(">u8").tobytes(), self.head
+        return [head + data[at : at + 8] for at in range(0, len(data), 8)]
+
+    def add(self, supervoxels: U64, kinds: U8, signs: I64 | int) -> None:
+        """Points u64[n] of kinds u8[n] came to supervoxels (sign 1) or left them (-1). Their rows have been written."""
+        self.change(*summed(supervoxels, kinds, signs))
+
+    def change(self, supervoxels: U64, changes: I64) -> None:
+        """Add changes i64[n, 5] to the counts of supervoxels u64[n], each once, and write their rows in any case."""
+        if not len(supervoxels):
+            return
+        type_keys = self._type_keys(supervoxels)
+        handles, torn = self.view.handles_apart(self.key_class, type_keys)
+        counts = _counts(self.view, handles) + changes
         for place in torn:
-            counts[place] = _counted(view, labelmap_id, int(supervoxels[place]))
+            counts[place] = self.count(int(supervoxels[place]))
+        self._write(type_keys, counts)
+
+    def settle(self, supervoxels: U64) -> None:
+        """Decide the counts of those of supervoxels u64[n] of which merged versions say different things."""
+        type_keys = self._type_keys(supervoxels)
+        _, torn = self.view.handles_apart(self.key_class, type_keys)
+        if torn:
+            places = sorted(torn)
+            counts = np.array([self.count(int(supervoxels[place])) for place in places])
+            self._write([type_keys[place] for place in places], counts)
+
+    def _write(self, type_keys: Sequence[bytes], counts: I64) -> None:
+        # Never a tombstone: it would give way to what another branch has, though that knows nothing of what went here.
+        data = np.maximum(counts, 0).astype("<u4").tobytes()
+        rows = [(key, data[at : at + 4 * _K]) for key, at in zip(type_keys, range(0, len(data), 4 * _K), strict=True)]
+        self.view.put_many(self.key_class, rows)
+
+    def held(self, supervoxels: U64) -> tuple[I64, NDArray[np.bool_]]:
+        """What is stored i64[n, 5] of supervoxels u64[n]; whether merged versions say different things (then 0)."""
+        handles, places = self.view.handles_apart(self.key_class, self._type_keys(supervoxels))
+        torn = np.zeros(len(supervoxels), np.bool_)
+        torn[list(places)] = True
+        return _counts(self.view, handles), torn
+
+    def read(self, supervoxels: U64) -> I64:
+        """The counts i64[n, 5] of supervoxels u64[n] (ascending, each once)."""
+        if len(supervoxels) <= MOST_LOOKED_UP:
+            handles, torn = self.view.handles_apart(self.key_class, self._type_keys(supervoxels))
+            counts = _counts(self.view, handles)
+            for place in torn:
+                counts[place] = self.count(int(supervoxels[place]))
+            return counts
+        try:
+            return self._scanned(supervoxels)
+        except ConflictError:
+            parts = np.split(supervoxels, range(MOST_LOOKED_UP, len(supervoxels), MOST_LOOKED_UP))
+            return np.concatenate([self.read(part) for part in parts])
+
+    def _scanned(self, supervoxels: U64) -> I64:
+        counts = np.zeros((len(supervoxels), _K), np.int64)
+        for batch in rows_under(self.view, self.key_class, self.head, supervoxels):
+            at = np.searchsorted(supervoxels, numbers_after(len(self.head), [key for key, _ in batch]))
+            counts[at] = _counts(self.view, [handle for _, handle in batch])
         return counts
-    try:
-        return _scanned(view, labelmap_id, supervoxels)
-    except ConflictError:
-        parts = np.split(supervoxels, range(MOST_LOOKED_UP, len(supervoxels), MOST_LOOKED_UP))
-        return np.concatenate([read(view, labelmap_id, part) for part in parts])
+
+    def all(self) -> Iterator[tuple[U64, I64]]:
+        """(supervoxels u64[n], counts i64[n, 5]) of all rows, in pieces, ascending. May raise ConflictError."""
+        for batch in self.view.scan_batches(self.key_class, self.head, keys.after(self.head)):
+            if batch:
+                supervoxels = numbers_after(len(self.head), [key for key, _ in batch])
+                yield supervoxels, _counts(self.view, [handle for _, handle in batch])
+
+    def known(self, first: int = 0, last: int = (1 << 64) - 1) -> Iterator[U64]:
+        """Supervoxels u64[n] from `first` to `last` that any version has a row of, in pieces, ascending."""
+        prefix = keys.prefix(self.view.instance_id, self.key_class) + self.head
+        skip = len(prefix)
+        stop = keys.after(prefix + last.to_bytes(8, "big"))
+        stored = (key[skip : skip + 8] for key in self.view.txn.scan_keys(prefix + first.to_bytes(8, "big"), stop))
+        unique = (name for name, _ in groupby(stored))
+        while piece := list(islice(unique, AT_ONCE)):
+            yield np.frombuffer(b"".join(piece), ">u8").astype(np.uint64)
+
+    def written(self, versions: Container[int]) -> U64:
+        """Supervoxels u64[n], ascending, of which one of some versions has a row."""
+        prefix = keys.prefix(self.view.instance_id, self.key_class) + self.head
+        return keys_written(self.view.txn, prefix, versions)
 
 
-def _scanned(view: VersionedView, labelmap_id: int, supervoxels: U64) -> I64:
-    counts = np.zeros((len(supervoxels), _K), np.int64)
-    for batch in rows_of_supervoxels(view, labelmap_id, supervoxels, KIND_COUNTS):
-        at = np.searchsorted(supervoxels, supervoxels_of([key for key, _ in batch]))
-        counts[at] = _counts(view, [handle for _, handle in batch])
-    return counts
+def keys_written(txn: ReadTransaction, prefix: bytes, versions: Container[int]) -> U64:
+    """Numbers u64[n], ascending, each once, that follow a prefix in versioned keys of some versions."""
+    first, last = len(prefix), len(prefix) + 8
+    chosen: dict[bytes, bool] = {}
+    found = []
+    for key in txn.scan_keys(prefix, keys.after(prefix)):
+        version = key[last:]
+        if version not in chosen:
+            chosen[version] = keys.version_of(key) in versions
+        if chosen[version]:
+            found.append(key[first:last])
+    return np.unique(np.frombuffer(b"".join(found), ">u8").astype(np.uint64))
 
 
 def _counts(view: VersionedView, handles: Iterable[bytes | None]) -> I64:
@@ -113,20 +195,3 @@ def _counts(view: VersionedView, handles: Iterable[bytes | None]) -> I64:
         for handle in handles
     ]
     return np.frombuffer(b"".join(values), "<u4").reshape(-1, _K).astype(np.int64)
-
-
-def _counted(view: VersionedView, labelmap_id: int, supervoxel: int) -> I64:
-    """The counts i64[5] of the rows of a supervoxel."""
-    prefix = label_prefix(labelmap_id, supervoxel)
-    counts = np.zeros(_K, np.int64)
-    for batch in view.scan_batches(LABELS, prefix, keys.after(prefix)):
-        counts += np.bincount(kinds_of(view, [handle for _, handle in batch]), minlength=_K)[:_K]
-    return counts
-
-
-def _count_rows(view: VersionedView, labelmap_id: int, supervoxel: int) -> I64 | None:
-    """As `_counted`; None where merged versions disagree about the points themselves."""
-    try:
-        return _counted(view, labelmap_id, supervoxel)
-    except ConflictError:
-        return None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fascicle.datatypes.annotation import events, kind_counts, lists
-from fascicle.datatypes.annotation.events import BodiesJoined, PointsChanged
+from fascicle.datatypes.annotation.events import BodiesJoined, PointsChanged, RowsChanged
 from fascicle.datatypes.annotation.layout import (
     I64,
     LABELS,
@@ -70,18 +70,20 @@ class Reported:
 
     change: Change
     wanted: bool
-    """Whether anybody needs to know."""
+    """Whether anybody needs to know what it means for bodies."""
+    followed: bool = False
+    """Whether another instance does."""
     lists: bool = False
     """Whether there are posted lists."""
     gone: list[Rows] = field(default_factory=list)
     came: list[Rows] = field(default_factory=list)
-    counted: dict[int, list[tuple[U64, U8, int]]] = field(default_factory=dict)
-    """By labelmap: supervoxels and kinds of points that came (1) or went (-1)."""
+    counted: dict[int, list[tuple[U64, U8, I64, int]]] = field(default_factory=dict)
+    """By labelmap: supervoxels, kinds and positions of points that came (1) or went (-1)."""
 
     @classmethod
     def of(cls, change: Change) -> Reported:
-        posted = lists.any_posted(change.view)
-        return cls(change, posted or is_followed(change), posted)
+        posted, followed = lists.any_posted(change.view), is_followed(change)
+        return cls(change, posted or followed, followed, posted)
 
     def tell(self) -> None:
         """Bring counts and posted lists up to date and tell the followers."""
@@ -92,25 +94,28 @@ class Reported:
             self.tell_followers()
         self.count()
 
-    def note(self, labelmap_id: int, supervoxels: U64, kinds: U8, sign: int) -> None:
+    def note(self, labelmap_id: int, supervoxels: U64, kinds: U8, xyz: I64, sign: int) -> None:
         """Rows of supervoxels u64[n] were written or removed."""
-        if kind_counts.are_kept(self.change.instance):
-            self.counted.setdefault(labelmap_id, []).append((supervoxels, kinds, sign))
+        self.counted.setdefault(labelmap_id, []).append((supervoxels, kinds, xyz, sign))
 
-    def count(self) -> None:
-        """Bring the counts of supervoxels up to date."""
+    def count(self) -> tuple[RowsChanged, ...]:
+        """Bring the counts of supervoxels up to date; what was noted."""
+        noted = []
         for labelmap_id, parts in self.counted.items():
-            supervoxels, kinds = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-            signs = np.concatenate([np.full(len(part[0]), part[2], np.int64) for part in parts])
-            kind_counts.add(self.change.view, labelmap_id, supervoxels, kinds, signs)
+            supervoxels, kinds, xyz = (np.concatenate([part[i] for part in parts]) for i in (0, 1, 2))
+            signs = np.concatenate([np.full(len(part[0]), part[3], np.int64) for part in parts])
+            if kind_counts.are_kept(self.change.instance):
+                kind_counts.of_labelmap(self.change.view, labelmap_id).add(supervoxels, kinds, signs)
+            noted.append(RowsChanged(labelmap_id, supervoxels, kinds, xyz, signs))
         self.counted = {}
+        return tuple(noted)
 
     def tell_followers(self) -> None:
-        self.count()
+        rows = self.count()
         removed, added = _different(_joined(self.gone).points(), _joined(self.came).points())
         self.gone, self.came = [], []
-        if len(removed) or len(added):
-            self.change.emit(PointsChanged(removed, added))
+        if self.followed and (rows or len(removed) or len(added)):
+            self.change.emit(PointsChanged(removed, added, rows))
 
 
 def _joined(parts: list[Rows]) -> Rows:
@@ -209,10 +214,11 @@ class Points:
         old = np.array([-1 if value is None else value[0] for value in before], np.int16)
         changed = old != new
         if changed.any():
-            report.note(self.segmentation.id, self.supervoxels[changed], new[changed], 1)
+            report.note(self.segmentation.id, self.supervoxels[changed], new[changed], self.xyz[changed], 1)
         changed &= old >= 0
         if changed.any():
-            report.note(self.segmentation.id, self.supervoxels[changed], old[changed].astype(np.uint8), -1)
+            kinds = old[changed].astype(np.uint8)
+            report.note(self.segmentation.id, self.supervoxels[changed], kinds, self.xyz[changed], -1)
 
 
 def put_points(
@@ -238,7 +244,7 @@ def remove_points(
             there.append(i)
     if there:
         kinds = np.frombuffer(bytes([value[0] for value in values]), np.uint8)
-        report.note(segmentation.id, supervoxels[there], kinds, -1)
+        report.note(segmentation.id, supervoxels[there], kinds, xyz[there], -1)
     if report.wanted and there:
         owners = (segmentation.bodies(supervoxels) if bodies is None else bodies)[there]
         report.gone.append(Rows(owners, xyz[there], values))

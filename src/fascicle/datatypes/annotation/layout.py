@@ -162,7 +162,12 @@ def block_of_key(type_key: bytes) -> Triple:
 
 def supervoxels_of(type_keys: Iterable[bytes]) -> U64:
     """Supervoxels u64[n] of keys of class 2 or 7."""
-    data = b"".join([key[4:12] for key in type_keys])
+    return numbers_after(4, type_keys)
+
+
+def numbers_after(skip: int, type_keys: Iterable[bytes]) -> U64:
+    """Numbers u64[n] (big-endian) that follow so many bytes of keys."""
+    data = b"".join([key[skip : skip + 8] for key in type_keys])
     return np.frombuffer(data, ">u8").astype(np.uint64)
 
 

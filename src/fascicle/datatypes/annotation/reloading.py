@@ -301,9 +301,9 @@ def _uncount(change: Change, rows: list[Row]) -> None:
     report = Reported.of(change)
     for labelmap_id, group in groupby(rows, lambda row: labelmap_of_key(row[0])):
         some = list(group)
-        kinds = kinds_of(change.view, [handle for _, handle in some])
-        report.note(labelmap_id, supervoxels_of([key for key, _ in some]), kinds, -1)
-    report.count()
+        type_keys, kinds = [key for key, _ in some], kinds_of(change.view, [handle for _, handle in some])
+        report.note(labelmap_id, supervoxels_of(type_keys), kinds, positions_of(type_keys), -1)
+    report.tell_followers()
 
 
 def _stale_labels(view: VersionedView, segmentation: Segmentation, rows: list[Row], size: Triple) -> list[Row]:

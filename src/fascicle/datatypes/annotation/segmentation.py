@@ -15,6 +15,7 @@ from fascicle.datatypes.annotation.layout import (
     U64,
     Triple,
     label_prefix,
+    numbers_after,
 )
 from fascicle.datatypes.annotation.layout import supervoxels_of as supervoxels_of_keys
 from fascicle.datatypes.image.block_cache import BlockCache
@@ -149,27 +150,34 @@ class Segmentation:
 
 
 def rows_of_supervoxels(
-    annotation: VersionedView, labelmap_id: int, supervoxels: U64, key_class: int = LABELS
+    annotation: VersionedView, labelmap_id: int, supervoxels: U64
 ) -> Iterator[list[tuple[bytes, bytes]]]:
-    """(key, handle) of the rows of supervoxels (ascending) in lists, ascending; of class 2, or of class 7.
+    """(key, handle) of the label rows of supervoxels (ascending) in lists, ascending."""
+    return rows_under(annotation, LABELS, labelmap_id.to_bytes(4, "big"), supervoxels)
+
+
+def rows_under(
+    view: VersionedView, key_class: int, head: bytes, supervoxels: U64
+) -> Iterator[list[tuple[bytes, bytes]]]:
+    """(key, handle) of all rows whose keys begin with `head` and one of the supervoxels (ascending), in lists.
 
     Few supervoxels are looked up each. Of many, rows are read on as long as many of them are wanted, and the next
     wanted one is looked up where they are not: whichever is rarer, rows or supervoxels, bounds the work.
     """
     if len(supervoxels) <= FEW:
         for supervoxel in supervoxels.tolist():
-            first = label_prefix(labelmap_id, supervoxel)
-            yield from annotation.scan_batches(key_class, first, keys.after(first))
+            first = head + supervoxel.to_bytes(8, "big")
+            yield from view.scan_batches(key_class, first, keys.after(first))
         return
-    stop = keys.after(label_prefix(labelmap_id, int(supervoxels[-1])))
+    stop = keys.after(head + int(supervoxels[-1]).to_bytes(8, "big"))
     at = 0
     while at < len(supervoxels):
-        start = label_prefix(labelmap_id, int(supervoxels[at]))
+        start = head + int(supervoxels[at]).to_bytes(8, "big")
         at = len(supervoxels)
-        for batch in annotation.scan_batches(key_class, start, stop):
+        for batch in view.scan_batches(key_class, start, stop):
             if not batch:
                 continue
-            found = supervoxels_of_keys([key for key, _ in batch])
+            found = numbers_after(len(head), [key for key, _ in batch])
             places = np.searchsorted(supervoxels, found)
             wanted = supervoxels[np.minimum(places, len(supervoxels) - 1)] == found
             hits = int(wanted.sum())

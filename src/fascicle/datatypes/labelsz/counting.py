@@ -8,7 +8,7 @@ meantime have been added too, and sums do not care for the order. So a reload bl
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -20,13 +20,14 @@ from fascicle.datatypes.annotation.events import (
     KINDS,
     BodiesJoined,
     Emptied,
-    Points,
     PointsChanged,
     PointsReassigned,
 )
-from fascicle.datatypes.annotation.kind_counts import summed
+from fascicle.datatypes.annotation.kind_counts import KindCounts, summed
+from fascicle.datatypes.annotation.segmentation import indexed_labelmap, segmentation_at, view_of
 from fascicle.datatypes.base import Call, Change
-from fascicle.datatypes.labelsz import tallies
+from fascicle.datatypes.labelsz import region_counts, tallies
+from fascicle.datatypes.labelsz.region_counts import Part, joined
 from fascicle.datatypes.labelsz.tallies import AT_ONCE, I64, U64
 from fascicle.datatypes.roi.regions import Region, region_named
 from fascicle.errors import BadRequest
@@ -41,6 +42,8 @@ RELOADS = 3
 
 STATIC_ROI = "StaticROI"
 ANNOTATION = "annotation"
+Positions = NDArray[np.int32] | NDArray[np.int64]
+"""Voxels [n, 3]: x, y, z."""
 _SUMMED_CELLS = 1 << 20
 
 
@@ -50,15 +53,15 @@ _SUMMED_CELLS = 1 << 20
 class Everywhere:
     """Elements are counted wherever they are."""
 
-    def counted(self, points: Points) -> NDArray[np.bool_]:
-        return np.ones(len(points), np.bool_)
+    def counted(self, positions: Positions) -> NDArray[np.bool_]:
+        return np.ones(len(positions), np.bool_)
 
 
 class Nowhere:
     """No element is counted: the region is gone."""
 
-    def counted(self, points: Points) -> NDArray[np.bool_]:
-        return np.zeros(len(points), np.bool_)
+    def counted(self, positions: Positions) -> NDArray[np.bool_]:
+        return np.zeros(len(positions), np.bool_)
 
 
 class Inside:
@@ -67,8 +70,8 @@ class Inside:
     def __init__(self, region: Region) -> None:
         self._region = region
 
-    def counted(self, points: Points) -> NDArray[np.bool_]:
-        return self._region.contains(points.positions)
+    def counted(self, positions: Positions) -> NDArray[np.bool_]:
+        return self._region.contains(positions)
 
 
 Extent = Everywhere | Nowhere | Inside
@@ -97,33 +100,44 @@ def followed(catalog: Catalog, instance: Instance) -> list[Instance]:
 def follow(change: Change, publisher: Instance, event: Any) -> None:
     """Bring the counts of `change.instance` up to date with an event of an annotation instance."""
     if isinstance(event, PointsChanged):
-        _count_points(change, event)
+        _count_points(change, publisher, event)
     elif isinstance(event, BodiesJoined):
         _join(change, event)
     elif isinstance(event, PointsReassigned):
-        _reassign(change, event)
+        _reassign(change, publisher, event)
     elif isinstance(event, Emptied):
         _empty(change, publisher)
 
 
-def _count_points(change: Change, event: PointsChanged) -> None:
+def _count_points(change: Change, publisher: Instance, event: PointsChanged) -> None:
     extent = extent_of(change.txn, change.catalog, change.instance, change.node)
+    if region_counts.are_kept(change.instance):
+        for rows in event.rows:
+            region_counts.follow(_in_region(change, publisher, rows.labelmap_id, extent), rows, extent)
     parts = []
     for points, sign in ((event.removed, -1), (event.added, 1)):
-        chosen = extent.counted(points)
+        chosen = extent.counted(points.positions)
         parts.append((points.labels[chosen], points.kinds[chosen], np.full(int(chosen.sum()), sign, np.int64)))
     labels, kinds, signs = (np.concatenate(column) for column in zip(*parts, strict=True))
     if len(labels):
         tallies.add(change.view, *summed(labels, kinds, signs))
 
 
-def _reassign(change: Change, event: PointsReassigned) -> None:
+def _in_region(change: Change, publisher: Instance, labelmap_id: int, extent: Extent) -> KindCounts:
+    """What is kept by supervoxel of an annotation instance."""
+    points = view_of(change.txn, change.catalog, publisher, change.node)
+    return region_counts.of_source(change.view, publisher.id, points, labelmap_id, extent)
+
+
+def _reassign(change: Change, publisher: Instance, event: PointsReassigned) -> None:
+    counts = event.counts
     if change.instance.properties[STATIC_ROI]:
-        _count_points(change, event.points())
-        return
-    labels, place = np.unique(np.concatenate((event.before, event.after)), return_inverse=True)
-    changes = np.zeros((len(labels), len(KINDS)), np.int64)
-    np.add.at(changes, place, np.concatenate((-event.counts, event.counts)))
+        if not region_counts.are_kept(change.instance):
+            _count_points(change, publisher, event.points())
+            return
+        extent = extent_of(change.txn, change.catalog, change.instance, change.node)
+        counts = _in_region(change, publisher, event.labelmap_id, extent).read(event.supervoxels)
+    labels, changes = joined([(event.before, -counts), (event.after, counts)])
     live = labels != 0
     tallies.add(change.view, labels[live], changes[live])
 
@@ -139,6 +153,11 @@ def _join(change: Change, event: BodiesJoined) -> None:
 
 def _empty(change: Change, publisher: Instance) -> None:
     view = change.view
+    for annotation_id, labelmap_id in list(region_counts.heads(view)):
+        if annotation_id == publisher.id:
+            kept = region_counts.of_source(view, annotation_id, None, labelmap_id, Nowhere())
+            for supervoxels in list(kept.known()):
+                kept.change(supervoxels, -kept.held(supervoxels)[0])
     for labels in list(tallies.known_labels(view)):
         held = tallies.read(view, labels)
         tallies.settle(view, labels, np.zeros_like(held.counts))
@@ -155,28 +174,45 @@ def _empty(change: Change, publisher: Instance) -> None:
 
 def recounted(
     txn: ReadTransaction, catalog: Catalog, annotations: list[Instance], node: Node, extent: Extent
-) -> tuple[U64, I64]:
+) -> Part:
     """All points of the label indexes at a version: (labels u64[m] ascending, counts i64[m, 5])."""
-    labels, counts = np.zeros(0, np.uint64), np.zeros((0, len(KINDS)), np.int64)
-    waiting: list[tuple[U64, I64]] = []
+
+    def parts() -> Iterator[Part]:
+        for annotation in annotations:
+            for points in counted_points(txn, catalog, annotation, node):
+                chosen = extent.counted(points.positions)
+                yield summed(points.labels[chosen], points.kinds[chosen])
+
+    return _gathered(parts())
+
+
+def _recounted_in_region(view: VersionedView, catalog: Catalog, annotations: list[Instance], node: Node) -> Part:
+    """The same from the counts of supervoxels, which must be right."""
+
+    def parts() -> Iterator[Part]:
+        for annotation in annotations:
+            segmentation = segmentation_at(view.txn, catalog, indexed_labelmap(catalog, annotation), node)
+            if segmentation is not None:
+                kept = region_counts.of_source(view, annotation.id, None, segmentation.id, Nowhere())
+                for supervoxels, held in kept.all():
+                    bodies = segmentation.bodies(supervoxels)
+                    yield bodies[bodies != 0], held[bodies != 0]
+
+    return _gathered(parts())
+
+
+def _gathered(parts: Iterable[Part]) -> Part:
+    """All parts put together, many at once."""
+    found: Part = np.zeros(0, np.uint64), np.zeros((0, len(KINDS)), np.int64)
+    waiting: list[Part] = []
     size = 0
-    for annotation in annotations:
-        for points in counted_points(txn, catalog, annotation, node):
-            chosen = extent.counted(points)
-            waiting.append(summed(points.labels[chosen], points.kinds[chosen]))
-            size += len(waiting[-1][0])
-            if size > max(_SUMMED_CELLS, len(labels)):
-                labels, counts = _merged([(labels, counts), *waiting])
-                waiting, size = [], 0
-    return _merged([(labels, counts), *waiting])
-
-
-def _merged(parts: list[tuple[U64, I64]]) -> tuple[U64, I64]:
-    """Counts of labels put together."""
-    labels, place = np.unique(np.concatenate([part[0] for part in parts]), return_inverse=True)
-    counts = np.zeros((len(labels), len(KINDS)), np.int64)
-    np.add.at(counts, place, np.concatenate([part[1] for part in parts]))
-    return labels, counts
+    for part in parts:
+        waiting.append(part)
+        size += len(part[0])
+        if size > max(_SUMMED_CELLS, len(found[0])):
+            found = joined([found, *waiting])
+            waiting, size = [], 0
+    return joined([found, *waiting])
 
 
 def reload(call: Call) -> None:
@@ -190,14 +226,54 @@ def reload(call: Call) -> None:
     token = os.urandom(8)
     place = keys.with_version(keys.prefix(call.instance.id, RELOADS), call.ancestry.version)
     call.commit(lambda change: change.txn.put(place, token))
-    with call.store.read() as txn:  # begins after the token: parts of an earlier reload are in it, or never come
+    # Each of the snapshots begins after the token: parts of an earlier reload are in it, or never come. The one from
+    # which bodies are counted begins after the supervoxels' counts are right: what a cleave moves meanwhile is right.
+    if region_counts.are_kept(call.instance) and not _reload_supervoxels(call, annotations, place, token):
+        return
+    with call.store.read() as txn:
         view = VersionedView(txn, call.instance.id, call.ancestry)
-        extent = extent_of(txn, call.catalog, call.instance, call.node)
-        labels, counts = recounted(txn, call.catalog, annotations, call.node, extent)
+        if region_counts.are_kept(call.instance):
+            labels, counts = _recounted_in_region(view, call.catalog, annotations, call.node)
+        else:
+            extent = extent_of(txn, call.catalog, call.instance, call.node)
+            labels, counts = recounted(txn, call.catalog, annotations, call.node, extent)
         for part in _differences(view, labels, counts):
             if not call.commit(partial(_correct, place=place, token=token, part=part)):
                 return
     call.commit(lambda change: _end(change, place, token))
+
+
+def _reload_supervoxels(call: Call, annotations: list[Instance], place: bytes, token: bytes) -> bool:
+    """Correct what is kept by supervoxel; whether no other reload has begun."""
+    catalog = call.catalog
+    with call.store.read() as txn:
+        view = VersionedView(txn, call.instance.id, call.ancestry)
+        extent = extent_of(txn, catalog, call.instance, call.node)
+        sources: dict[tuple[int, int], Instance | None] = dict.fromkeys(region_counts.heads(view))
+        for annotation in annotations:
+            labelmap = indexed_labelmap(catalog, annotation)
+            if labelmap is not None:
+                sources[annotation.id, labelmap.id] = annotation
+        for (annotation_id, labelmap_id), source in sources.items():
+            points = None if source is None else view_of(txn, catalog, source, call.node)
+            kept = region_counts.of_source(view, annotation_id, points, labelmap_id, extent)
+            for part in region_counts.differences(kept, points, labelmap_id, extent):
+                names = annotation_id, labelmap_id
+                if not call.commit(partial(_correct_supervoxels, place=place, token=token, names=names, part=part)):
+                    return False
+    return True
+
+
+def _correct_supervoxels(change: Change, place: bytes, token: bytes, names: tuple[int, int], part: Part) -> bool:
+    """Apply a part of what is wrong of supervoxels, if no other reload has begun."""
+    if change.txn.get(place) != token:
+        return False
+    annotation_id, labelmap_id = names
+    source = next((found for found in followed(change.catalog, change.instance) if found.id == annotation_id), None)
+    points = None if source is None else view_of(change.txn, change.catalog, source, change.node)
+    extent = extent_of(change.txn, change.catalog, change.instance, change.node)
+    region_counts.of_source(change.view, annotation_id, points, labelmap_id, extent).change(*part)
+    return True
 
 
 Difference = tuple[U64, I64, U64, I64]

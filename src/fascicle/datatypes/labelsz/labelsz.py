@@ -14,7 +14,7 @@ import numpy as np
 
 from fascicle.datatypes.base import ANY_METHOD, Answer, Call, Change, Datatype, Option, Reply, Route, Work
 from fascicle.datatypes.labelmap.requests import MAX_U64, number
-from fascicle.datatypes.labelsz import counting, tallies
+from fascicle.datatypes.labelsz import counting, region_counts, tallies
 from fascicle.datatypes.labelsz.tallies import INDEX_TYPES, MAX_COUNT, label_and_count
 from fascicle.errors import NOT_JSON, BadRequest, ConflictError
 from fascicle.store.base import Store
@@ -244,7 +244,7 @@ class Labelsz(Datatype):
         region = settings.get("roi", "")
         if region and region.count(",") != 1:
             raise BadRequest(f"bad ROI value {region!r}: it must be <name>,<uuid>")
-        return {counting.STATIC_ROI: region}
+        return {counting.STATIC_ROI: region} | ({region_counts.PROPERTY: True} if region else {})
 
     def extended(self, instance: Instance, view: VersionedView) -> dict[str, Any]:
         return {counting.STATIC_ROI: instance.properties[counting.STATIC_ROI]}
