@@ -458,3 +458,28 @@ def test_unused_and_repeated_entries_are_removed() -> None:
     normal, counts = label_block.admit(label_block.wire(parts, repeated))
     assert np.array_equal(label_block.decode(normal), label_block.decode(parts.with_table(repeated)))
     assert len(set(label_block.table(normal).tolist())) == len(counts) == len(set(repeated.tolist()))
+
+
+def test_marks() -> None:
+    blocks = [label_block.split(label_block.encode(np.full((8, 8, 8), label, np.uint64))) for label in (1, 2)]
+    blocks.append(label_block.split(EXAMPLE_2))
+    assert len({label_block.mark(stored) for stored in blocks}) == 3
+    given = np.arange(8, dtype=np.uint64) + np.uint64(2**63)
+    for stored in blocks:
+        assert not label_block.marks(stored).any()
+        marked = label_block.marked(stored, given)
+        assert (marked[0], len(marked)) == (2, len(stored) + 64)
+        assert np.array_equal(label_block.marks(marked), given)
+        assert label_block.mark(marked) == label_block.mark(stored) != 0
+        assert label_block.marked(marked, given[::-1]) == label_block.marked(stored, given[::-1])
+        for asked in (label_block.join, label_block.gzip_of):
+            assert asked(marked) == asked(stored)
+        with pytest.raises(CorruptionError):
+            label_block.mark(marked[:-1])
+
+
+def test_marks_tell_blocks_with_equal_counts_apart() -> None:
+    dense = np.arange(512, dtype=np.uint64).reshape(8, 8, 8) % np.uint64(2)
+    one, other = (label_block.split(label_block.encode(block)) for block in (dense, np.ascontiguousarray(dense.T)))
+    assert np.array_equal(label_block.stored_counts(one), label_block.stored_counts(other))
+    assert label_block.mark(one) != label_block.mark(other)

@@ -45,7 +45,7 @@ def test_split_label(seed: int, labels: int, shape: tuple[int, int, int], how: s
     label = int(dense[0, 0, 0])
     mask = np.random.default_rng(seed + 1).random(shape) < {"some": 0.3, "all": 2, "none": -1}[how]
     before = label_block.split(label_block.encode(dense))
-    block, voxels, moved, kept = sub_blocks.split_label(
+    block, voxels, moved, kept, changed = sub_blocks.split_label(
         label_block.opened_stored(before), label, 2**50, 2**51, mask, label_block.stored_counts(before)
     )
     own = dense == label
@@ -54,6 +54,7 @@ def test_split_label(seed: int, labels: int, shape: tuple[int, int, int], how: s
     expected[own & ~mask] = 2**51
     check_normal(block, expected)
     assert (moved, kept) == (int((own & mask).sum()), int((own & ~mask).sum()))
+    assert changed.tolist() == places_of(own) == sub_blocks.having(opened(dense), label).tolist()
     assert dict(zip(block.table.tolist(), voxels.tolist(), strict=True)) == counts_of(expected)
 
 
@@ -62,6 +63,12 @@ def halved(dense: np.ndarray) -> np.ndarray:
     half = np.empty([n // 2 for n in dense.shape], np.uint64)
     downres.halve_into(label_block.encode(np.ascontiguousarray(dense)), half)
     return half
+
+
+def places_of(mask: np.ndarray) -> list[int]:
+    """Numbers of the sub-blocks that have voxels of a mask."""
+    z, y, x = (n // 8 for n in mask.shape)
+    return np.flatnonzero(mask.reshape(z, 8, y, 8, x, 8).any(axis=(1, 3, 5))).tolist()
 
 
 def counts_of(dense: np.ndarray) -> dict[int, int]:
@@ -97,9 +104,50 @@ def test_follow(seed: int, labels: int, shape: tuple[int, int, int], octants: se
         children[octant] = opened(finer[octant])
         place(octant, expected)
     counted = label_block.stored_counts(label_block.split(opened(before)))
-    block, voxels = sub_blocks.follow(opened(before), counted, children)
+    block, voxels, _ = sub_blocks.follow(opened(before), counted, children)
     check_normal(block, expected)
     assert dict(zip(block.table.tolist(), voxels.tolist(), strict=True)) == counts_of(expected)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.integers(0, 1000),
+    st.sampled_from((1, 2, 5, 400)),
+    st.sampled_from(((16, 16, 16), (32, 16, 48), (64, 64, 64))),
+    st.dictionaries(st.integers(0, 7), st.booleans(), min_size=1),
+)
+def test_following_some_sub_blocks_is_following_all(
+    seed: int, labels: int, shape: tuple[int, int, int], octants: dict[int, bool]
+) -> None:
+    """`octants` tells of which changed ones it is known where they changed; the others may lag behind."""
+    rng = np.random.default_rng(seed + 3)
+    half = tuple(n // 2 for n in shape)
+    before = dense_block(seed + 9, labels, shape)
+    children, changed_in = {}, {}
+    for octant, known in octants.items():
+        starts = [(octant >> k & 1) * n for k, n in zip((2, 1, 0), half, strict=True)]
+        corner = tuple(slice(start, start + n) for start, n in zip(starts, half, strict=True))
+        finer = dense_block(seed + octant, labels, shape)
+        if known:
+            before[corner] = halved(finer)
+        moved = rng.random([n // 8 for n in shape]) < rng.choice([0.0, 0.1, 1.0])
+        voxels = moved.repeat(8, 0).repeat(8, 1).repeat(8, 2) & (rng.random(shape) < rng.choice([0.02, 0.5, 1.0]))
+        pool = np.append(rng.integers(0, 2**40, 3).astype(np.uint64) * np.array([0, 1, 1], np.uint64), finer[0, 0, 0])
+        finer = np.where(voxels, pool[rng.integers(0, 4, shape)], finer)
+        children[octant] = opened(finer)
+        if known:
+            changed_in[octant] = np.flatnonzero(moved)
+    counted = label_block.stored_counts(label_block.split(opened(before)))
+    expected, voxels_of_expected, _ = sub_blocks.follow(opened(before), counted, children)
+    block, voxels, places = sub_blocks.follow(opened(before), counted, children, changed_in)
+    dense = label_block.decode(expected)
+    check_normal(block, dense)
+    assert dict(zip(block.table.tolist(), voxels.tolist(), strict=True)) == counts_of(dense)
+    assert counts_of(dense) == dict(zip(expected.table.tolist(), voxels_of_expected.tolist(), strict=True))
+    differing = places_of(before != dense)
+    assert set(differing) <= set(places.tolist())
+    if all(octants.values()):
+        assert differing == sorted(places.tolist())
 
 
 @pytest.mark.parametrize("label", [0, 5])
@@ -108,9 +156,9 @@ def test_following_of_a_solid_block(label: int) -> None:
     expected = np.full((16, 16, 16), label, np.uint64)
     expected[8:, :8, 8:] = halved(child)
     voxels = np.array([4096], np.uint32)
-    block, _ = sub_blocks.follow(sub_blocks.solid(2, 2, 2, label), voxels, {5: opened(child)})
+    block, _, _ = sub_blocks.follow(sub_blocks.solid(2, 2, 2, label), voxels, {5: opened(child)})
     check_normal(block, expected)
     same = np.full((16, 16, 16), label, np.uint64)
-    block, counts = sub_blocks.follow(sub_blocks.solid(2, 2, 2, label), voxels, {5: opened(same)})
+    block, counts, _ = sub_blocks.follow(sub_blocks.solid(2, 2, 2, label), voxels, {5: opened(same)})
     check_normal(block, same)
     assert counts.tolist() == [4096]

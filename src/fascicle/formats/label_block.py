@@ -13,7 +13,7 @@ deflating:
 ====== ========== ==========================================================
 byte   type       what
 ====== ========== ==========================================================
-0      u8         version of this layout, 1
+0      u8         version of this layout, 1 without and 2 with marks
 1      u8[3]      gx, gy, gz
 4      u32        N
 8      u32        length of parts F, G, H before compression
@@ -23,6 +23,7 @@ byte   type       what
 24     u64[N]     table
 ...    u32[N]     voxels per table entry
 ...    bytes      deflate stream (nothing for solid blocks)
+...    u64[8]     marks (version 2): see `marks`
 ====== ========== ==========================================================
 
 Stored blocks are *normal*: no uninitialised sub-blocks, no equal and no unused table entries, no trailing bytes.
@@ -32,6 +33,7 @@ Functions that read a block take its wire form as bytes, or a `LabelBlock`, whic
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import zlib
 from collections.abc import Sequence
@@ -426,6 +428,34 @@ def split(block: Block, voxels: NDArray[np.uint32] | None = None) -> bytes:
         len(deflated),
     )
     return b"".join((header, parts.table.tobytes(), voxels.tobytes(), deflated))
+
+
+def mark(stored: Buffer) -> int:
+    """A number, never 0, that tells what a stored block holds: of blocks with other voxels it is another one.
+
+    Made of the label table, the voxels per label, and checksum and lengths of the rest; not of the block's own marks.
+    """
+    data, n, _ = _stored_header(stored)
+    told = hashlib.blake2b(data[1 : 24 + 12 * n].data, digest_size=8).digest()
+    return int.from_bytes(told, "little") or 1
+
+
+def marks(stored: Buffer) -> NDArray[np.uint64]:
+    """Per octant the mark of the block of the finer scale that it was made from, u64[8]; 0 where that is not known.
+
+    Octants are numbered as in `sub_blocks.follow`. One whose mark is that of the finer block is equal to its half.
+    """
+    data, _, fields = _stored_header(stored)
+    if fields[0] != splice.MARKED_VERSION:
+        return np.zeros(8, np.uint64)
+    return np.frombuffer(data[-splice.MARKS_BYTES :].tobytes(), "<u8")
+
+
+def marked(stored: Buffer, marks: NDArray[np.uint64]) -> bytes:
+    """A stored block with other marks u64[8]."""
+    data, n, fields = _stored_header(stored)
+    rest = data[1 : 24 + 12 * n + fields[8]]
+    return b"".join((bytes((splice.MARKED_VERSION,)), rest.data, marks.astype("<u8").tobytes()))
 
 
 def _stored_header(stored: Buffer) -> tuple[NDArray[np.uint8], int, tuple[int, ...]]:

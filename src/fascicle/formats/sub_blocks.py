@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,10 @@ from fascicle.kernels import sub_blocks
 from fascicle.kernels.arrays import frozen, frozen_bytes
 
 Mask = NDArray[np.bool_]
+Chosen = NDArray[np.int64]
+"""Numbers of sub-blocks, x fastest."""
+
+NOTHING_KNOWN: Mapping[int, Chosen] = MappingProxyType({})
 
 _NO_BYTES = frozen_bytes(b"")
 
@@ -24,15 +29,26 @@ def mask_of_runs(runs: NDArray[np.int32], block: LabelBlock, corner_xyz: tuple[i
     return inside.view(np.bool_)
 
 
+def having(block: LabelBlock, label: int) -> Chosen:
+    """The sub-blocks i64[k] that have a label of the table, ascending."""
+    nsb = block.gx * block.gy * block.gz
+    found: Chosen = sub_blocks.having(block.data, block.start, len(block.table), nsb, _entry(block, label))
+    return found
+
+
+def _entry(block: LabelBlock, label: int) -> int:
+    return int(np.flatnonzero(block.table == np.uint64(label))[0])
+
+
 def split_label(
     block: LabelBlock, label: int, split: int, remain: int, inside_zyx: Mask, voxels: NDArray[np.uint32]
-) -> tuple[LabelBlock, NDArray[np.uint32], int, int]:
+) -> tuple[LabelBlock, NDArray[np.uint32], int, int, Chosen]:
     """A block in which a label of its table has become `split` under a mask bool[z,y,x] and `remain` elsewhere.
 
     Neither of the new labels may be in the table; `voxels` u32[N] are those of its entries. Returns (block, voxels of
-    its entries, voxels that are `split` now, voxels that are `remain` now).
+    its entries, voxels that are `split` now, voxels that are `remain` now, the sub-blocks i64[k] that had the label).
     """
-    position = int(np.flatnonzero(block.table == np.uint64(label))[0])
+    position = _entry(block, label)
     changed, positions, moved, kept = sub_blocks.split_label(
         block.data,
         block.start,
@@ -52,17 +68,21 @@ def split_label(
         block.data, block.start, len(block.table), nsb, frozen(changed), frozen(positions), frozen(table)
     )
     rebuilt = LabelBlock(block.gx, block.gy, block.gz, frozen(table[used]), frozen(data), 0)
-    return rebuilt, counts[used], int(moved), int(kept)
+    return rebuilt, counts[used], int(moved), int(kept), changed
 
 
 def follow(
-    block: LabelBlock, voxels: NDArray[np.uint32], children: Mapping[int, LabelBlock]
-) -> tuple[LabelBlock, NDArray[np.uint32]]:
+    block: LabelBlock,
+    voxels: NDArray[np.uint32],
+    children: Mapping[int, LabelBlock],
+    changed_in: Mapping[int, Chosen] = NOTHING_KNOWN,
+) -> tuple[LabelBlock, NDArray[np.uint32], Chosen]:
     """A block after blocks of the finer scale have changed; `voxels` u32[N] are those of its table's entries.
 
     `children` has some of its octants. Octant (z & 1) * 4 + (y & 1) * 2 + (x & 1) is that of a child with such block
-    coordinates. All blocks have the same size, an even number of sub-blocks per axis. Returns (block, voxels of its
-    entries).
+    coordinates. All blocks have the same size, an even number of sub-blocks per axis. Those octants that were equal to
+    the half of a child before only some of its sub-blocks i64[k] changed may be in `changed_in`: then only these are
+    halved. Returns (block, voxels of its entries, sub-blocks i64[k] that may have changed).
     """
     gx, gy, gz = block.gx, block.gy, block.gz
     # Sorted labels, 0 first, by whose numbers halves are made: the rule for equal numbers of voxels needs their order.
@@ -75,24 +95,59 @@ def follow(
     table = np.concatenate((block.table, sorted_labels[new]))
     entries[new] = np.arange(len(block.table), len(table))
     entries_u32 = frozen(entries.astype(np.uint32))
-    nsb, half = gx * gy * gz, (gx // 2, gy // 2, gz // 2)
-    changed = np.empty(len(children) * nsb // 8, np.int64)
+    nsb = gx * gy * gz
+    whole = [octant for octant in children if octant not in changed_in]
+    most = sum(min(len(changed_in[octant]), nsb // 8) for octant in children if octant in changed_in)
+    changed = np.empty(len(whole) * nsb // 8 + most, np.int64)
     positions = np.empty((len(changed), 512), np.uint32)
-    dense = np.empty((4 * gz, 4 * gy, 4 * gx), np.uint64)
-    used = 0
-    for octant, child in children.items():
-        numbers = np.searchsorted(sorted_labels, child.table).astype(np.uint64)
-        downres.halve_into(child.with_table(numbers), dense)
-        corner = np.array([(octant >> axis & 1) * n for axis, n in enumerate(half)], np.int64)
-        used = sub_blocks.gather(frozen(dense), entries_u32, gx, gy, corner, changed, positions, used)
-    changed, positions = frozen(changed), frozen(positions)
-    n = len(block.table)
     counts = np.zeros(len(table), np.int64)
-    counts[:n] = voxels.astype(np.int64) - sub_blocks.count_in(block.data, block.start, n, nsb, changed)
-    counts += np.bincount(positions.reshape(-1), minlength=len(table))
-    data, kept = sub_blocks.rebuild(block.data, block.start, n, nsb, changed, positions, frozen(table))
+    n = len(block.table)
+    counts[:n] = voxels
+    used = 0
+    if whole:
+        dense = np.empty((4 * gz, 4 * gy, 4 * gx), np.uint64)
+        for octant in whole:
+            numbers = np.searchsorted(sorted_labels, children[octant].table).astype(np.uint64)
+            downres.halve_into(children[octant].with_table(numbers), dense)
+            used = sub_blocks.gather(
+                frozen(dense), entries_u32, gx, gy, _corner(octant, block), changed, positions, used
+            )
+        counts[:n] -= sub_blocks.count_in(block.data, block.start, n, nsb, frozen(changed[:used]))
+        counts += np.bincount(positions[:used].reshape(-1), minlength=len(table))
+    for octant, chosen in changed_in.items():
+        child = children[octant]
+        used = sub_blocks.follow_chosen(
+            block.data,
+            block.start,
+            n,
+            gx,
+            gy,
+            gz,
+            child.data,
+            child.start,
+            frozen(np.searchsorted(sorted_labels, child.table).astype(np.uint64)),
+            frozen(chosen),
+            _corner(octant, block),
+            entries_u32,
+            changed,
+            positions,
+            used,
+            counts,
+        )
+    changed = changed[:used]
+    if not used:
+        return block, voxels, changed
+    data, kept = sub_blocks.rebuild(
+        block.data, block.start, n, nsb, frozen(changed), frozen(positions[:used]), frozen(table)
+    )
     after = LabelBlock(gx, gy, gz, frozen(table[kept]), frozen(data), 0)
-    return after, counts[kept].astype(np.uint32)
+    return after, counts[kept].astype(np.uint32), changed
+
+
+def _corner(octant: int, block: LabelBlock) -> NDArray[np.int64]:
+    """Where an octant begins, x, y, z in sub-blocks."""
+    sides = block.gx // 2, block.gy // 2, block.gz // 2
+    return np.array([(octant >> axis & 1) * side for axis, side in enumerate(sides)], np.int64)
 
 
 def solid(gx: int, gy: int, gz: int, label: int = 0) -> LabelBlock:

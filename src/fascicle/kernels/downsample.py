@@ -33,7 +33,7 @@ def _most_frequent(group, palette):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _winner(group, palette):  # type: ignore[no-untyped-def]
+def winner(group, palette):  # type: ignore[no-untyped-def]
     """As `_most_frequent`, quick for two labels."""
     a = group[0]
     other = a
@@ -91,7 +91,7 @@ def _halve_mixed(data, packed, bits, palette, group, corner, stride_z, stride_y)
                 group[5] = np.int64((c >> shift) & field)
                 group[6] = np.int64((d >> upper) & field)
                 group[7] = np.int64((d >> shift) & field)
-                store_at(at + 8 * x, _winner(group, palette))
+                store_at(at + 8 * x, winner(group, palette))
 
 
 @njit(cache=True, nogil=True)

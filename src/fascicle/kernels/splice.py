@@ -1,7 +1,7 @@
 """Gzip answers from stored label blocks without inflating them, and columns out of many stored blocks at once.
 
 The stored form is described in `fascicle.formats.label_block`: header of 24 bytes, table, counts, raw deflate stream
-of the rest.
+of the rest, in blocks of version 2 eight marks.
 `buffer`, `offsets` and `lengths` are those of a batch of values; each value begins with `skip` bytes that are not ours,
 and a length of -1 marks a missing value.
 """
@@ -15,7 +15,10 @@ from fascicle.kernels.memory import copy_bytes, load_u32, load_u64, store_u16, s
 
 POLYNOMIAL = 0xEDB88320
 STORED_VERSION = 1
+MARKED_VERSION = 2
+"""Of stored blocks that end with marks."""
 STORED_HEADER = 24
+MARKS_BYTES = 64
 
 
 def _crc_tables() -> np.ndarray[tuple[int, int], np.dtype[np.uint32]]:
@@ -89,10 +92,15 @@ def shift_operator(size):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def is_sound(buffer, at, size):  # type: ignore[no-untyped-def]
     """Whether a stored block at bytes [at, at + size) has a header that fits its length."""
-    if size < STORED_HEADER or buffer[at] != STORED_VERSION:
+    if size < STORED_HEADER:
         return False
     n = np.int64(load_u32(buffer, at + 4))
-    return n >= 1 and size == STORED_HEADER + 12 * n + np.int64(load_u32(buffer, at + 20))
+    end = STORED_HEADER + 12 * n + np.int64(load_u32(buffer, at + 20))
+    if buffer[at] == MARKED_VERSION:
+        end += MARKS_BYTES
+    elif buffer[at] != STORED_VERSION:
+        return False
+    return n >= 1 and size == end
 
 
 @njit(cache=True, nogil=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from fascicle.kernels.downsample import winner
 from fascicle.kernels.label_codec import bits_for, unpack
 from fascicle.kernels.memory import copy_bytes, load_u16, load_u32
 
@@ -39,6 +40,26 @@ def fill_runs(inside, runs, x0, y0, z0):  # type: ignore[no-untyped-def]
         y = np.int64(runs[r, 1]) - y0
         first = np.int64(runs[r, 0]) - x0
         inside[z, y, first : first + np.int64(runs[r, 3])] = 1
+
+
+@njit(cache=True, nogil=True)
+def having(data, start, n, nsb, position):  # type: ignore[no-untyped-def]
+    """The sub-blocks i64[k] that have the label at a position of the table, ascending."""
+    if n == 1:
+        return np.arange(nsb)
+    found = np.empty(nsb, np.int64)
+    k = 0
+    at = start + 2 * nsb
+    for i in range(nsb):
+        end = at + 4 * np.int64(load_u16(data, start + 2 * i))
+        while at < end:
+            if np.int64(load_u32(data, at)) == position:
+                found[k] = i
+                k += 1
+                break
+            at += 4
+        at = end
+    return found[:k]
 
 
 @njit(cache=True, nogil=True)
@@ -239,3 +260,98 @@ def gather(dense, entries, size_x, size_y, corner, changed, positions, k):  # ty
                             v += 1
                 k += 1
     return k
+
+
+@njit(cache=True, nogil=True)
+def _halved(local, palette, group, out):  # type: ignore[no-untyped-def]
+    """The 64 voxels u64 that stand for the 512 of a sub-block, numbers u16 of labels u64 in `palette`."""
+    to = 0
+    for z in range(0, 512, 128):
+        for y in range(z, z + 64, 16):
+            for v in range(y, y + 8, 2):
+                first = local[v]
+                different = np.uint16(0)
+                for k in range(1, 8):
+                    number = local[v + (k & 1) + 8 * ((k >> 1) & 1) + 64 * (k >> 2)]
+                    group[k] = np.int64(number)
+                    different |= number ^ first
+                if different:
+                    group[0] = np.int64(first)
+                    out[to] = winner(group, palette)
+                else:
+                    out[to] = palette[first]
+                to += 1
+
+
+@njit(cache=True, nogil=True)
+def follow_chosen(  # type: ignore[no-untyped-def]
+    data, start, n, gx, gy, gz, finer, finer_start, finer_table, chosen, corner, entries, changed, positions, k, delta
+):
+    """Sub-blocks of a block as table positions, after the sub-blocks `chosen` i64[m] of a finer block have changed.
+
+    `finer` and `finer_start` are of the finer block, its table `finer_table` has numbers whose position in the table
+    of the block `entries` u32 tells. Their halves belong into the octant that begins at `corner` i64[3] (x, y, z, in
+    sub-blocks). What differs from before goes to `changed` and `positions` from place k on, as `gather` does it, and
+    how many more voxels each entry has is added to delta i64; returns where they end.
+    """
+    nsb = gx * gy * gz
+    counts, lists, values = _places(data, start, n, nsb)
+    finer_n = finer_table.size
+    finer_counts, finer_lists, finer_values = _places(finer, finer_start, finer_n, nsb)
+    place = np.full(nsb, -1, np.int64)
+    local = np.zeros(512, np.uint16)
+    palette = np.zeros(512, np.uint64)
+    group = np.empty(8, np.int64)
+    half = np.empty(64, np.uint64)
+    differs = np.zeros(chosen.size, np.bool_)
+    begin = k
+    for i in chosen:
+        x = i % gx
+        y = i // gx % gy
+        z = i // (gx * gy)
+        above = ((z // 2 + corner[2]) * gy + y // 2 + corner[1]) * gx + x // 2 + corner[0]
+        j = place[above]
+        if j < 0:
+            j = k
+            place[above] = j
+            changed[j] = above
+            k += 1
+            bits = bits_for(counts[above])
+            if bits:
+                unpack(data, values[above], bits, local)
+                for v in range(512):
+                    positions[j, v] = load_u32(data, lists[above] + 4 * np.int64(local[v]))
+            else:
+                positions[j, :] = np.uint32(0) if n == 1 else load_u32(data, lists[above])
+        if finer_n == 1:
+            half[:] = finer_table[0]
+        else:
+            for q in range(finer_counts[i]):
+                palette[q] = finer_table[np.int64(load_u32(finer, finer_lists[i] + 4 * q))]
+            bits = bits_for(finer_counts[i])
+            if bits:
+                unpack(finer, finer_values[i], bits, local)
+                _halved(local, palette, group, half)
+            else:
+                half[:] = palette[0]
+        v = 0
+        for dz in range(4 * (z & 1), 4 * (z & 1) + 4):
+            for dy in range(4 * (y & 1), 4 * (y & 1) + 4):
+                at = 64 * dz + 8 * dy + 4 * (x & 1)
+                for to in range(at, at + 4):
+                    before = positions[j, to]
+                    after = entries[np.int64(half[v])]
+                    if before != after:
+                        positions[j, to] = after
+                        delta[np.int64(before)] -= 1
+                        delta[np.int64(after)] += 1
+                        differs[j - begin] = True
+                    v += 1
+    end = begin
+    for j in range(begin, k):
+        if differs[j - begin]:
+            if j != end:
+                changed[end] = changed[j]
+                positions[end] = positions[j]
+            end += 1
+    return end

@@ -64,7 +64,7 @@ def _label_blocks() -> None:
     counts, table = label_block.stored_counts(stored), label_block.table(block)
     mask = sub_blocks.mask_of_runs(found, block, (0, 0, 0))
     sub_blocks.split_label(block, int(table[0]), 1 << 60, 1 << 61, mask, counts)
-    sub_blocks.follow(block, counts, {0: block})
+    sub_blocks.follow(block, counts, {0: block, 1: block}, {1: sub_blocks.having(block, int(table[0]))})
 
     label_block.gzip_of(stored)
     batch = (np.frombuffer(stored, np.uint8), np.zeros(1, np.int64), np.array([len(stored)], np.int64), 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
 from typing import Any
 
@@ -11,6 +12,7 @@ from labelmap_instances import Labels
 
 from fascicle.datatypes.labelmap import events
 from fascicle.errors import BadRequest
+from fascicle.formats import label_block, sub_blocks
 
 Volume = np.ndarray[Any, np.dtype[np.uint64]]
 SIZE = 32
@@ -113,6 +115,96 @@ def test_split_without_lower_resolutions(labels: Labels, volume: Volume) -> None
     labels.post("split-supervoxel/1?downres=false", rles((volume == 1) & (np.indices(volume.shape)[1] < 9)))
     assert np.array_equal(raw(labels, 1), before)
     assert sorted(labels.json("supervoxels/1")) == [5, 6]
+
+
+BLOCK = 16
+GRID = 4
+
+
+def random_volume(rng: np.random.Generator) -> Volume:
+    """Four supervoxels, with ids that were not there before, and background: pieces of some voxels, and single ones."""
+    ids = np.append(rng.integers(1, 2**40, 4), 0).astype(np.uint64)
+    volume: Volume = ids[rng.integers(0, 5, (BLOCK,) * 3)]
+    for axis in range(3):
+        volume = volume.repeat(GRID, axis)
+    return np.where(rng.random(volume.shape) < 0.1, ids[rng.integers(0, 5, volume.shape)], volume)
+
+
+def block_stream(rng: np.random.Generator, volume: Volume, share: float) -> bytes:
+    """Some of the blocks of a volume."""
+    records = b""
+    for z, y, x in np.ndindex(*(n // BLOCK for n in volume.shape)):
+        if rng.random() < share:
+            part = volume[z * BLOCK :, y * BLOCK :, x * BLOCK :][:BLOCK, :BLOCK, :BLOCK]
+            packed = gzip.compress(label_block.encode(np.ascontiguousarray(part)), 1)
+            records += struct.pack("<4i", x, y, z, len(packed)) + packed
+    return records
+
+
+def disturb(labels: Labels, rng: np.random.Generator, version: int) -> None:
+    """Leave scales out of step, in one of the ways in which that can be."""
+    kind = int(rng.integers(3))
+    size = BLOCK * GRID
+    if kind == 0:
+        labels.post("blocks", block_stream(rng, random_volume(rng), 0.1), version)
+    elif kind == 1:
+        scale = int(rng.integers(1, 3))
+        coarse = random_volume(rng)[: size >> scale, : size >> scale, : size >> scale]
+        labels.post(f"ingest-supervoxels?scale={scale}", block_stream(rng, coarse, 0.3), version)
+    else:
+        split_randomly(labels, rng, version, "?downres=false")
+
+
+def split_randomly(labels: Labels, rng: np.random.Generator, version: int, query: str = "") -> None:
+    """Split one of the larger supervoxels."""
+    size = BLOCK * GRID
+    dense = np.frombuffer(labels.get(f"raw/0_1_2/{size}_{size}_{size}/0_0_0?supervoxels=true", version=version), "<u8")
+    ids, counts = np.unique(dense[dense != 0], return_counts=True)
+    supervoxel = int(rng.choice(ids[counts >= min(100, counts.max())]))
+    own = (dense == supervoxel).reshape(size, size, size)
+    part = own & (np.indices(own.shape)[rng.integers(3)] < np.median(np.argwhere(own)))
+    if not own.any() or not part.any() or (part == own).all():
+        part = own & (np.cumsum(own).reshape(own.shape) == 1)
+    labels.post(f"split-supervoxel/{supervoxel}{query}", rles(part), version)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_splits_are_as_if_all_octants_were_made_anew(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With scales in step (even seeds) and out of step, in versions that branch off: voxels at every scale."""
+    everything: list[list[bytes]] = []
+    quick: list[int] = []
+    follow = sub_blocks.follow
+
+    def counted(block: Any, voxels: Any, children: Any, changed_in: Any) -> Any:
+        quick.append(len(changed_in))
+        return follow(block, voxels, children, changed_in)
+
+    for anew in (False, True):
+        quick.clear()
+        monkeypatch.setattr(sub_blocks, "follow", counted)
+        if anew:
+            monkeypatch.setattr(label_block, "marks", lambda stored: np.zeros(8, np.uint64))
+        rng = np.random.default_rng(seed)
+        labels = Labels(BlockSize=f"{BLOCK},{BLOCK},{BLOCK}", MaxDownresLevel="2")
+        size = BLOCK * GRID
+        labels.post(f"raw/0_1_2/{size}_{size}_{size}/0_0_0", random_volume(rng).tobytes())
+        versions = [labels.root]
+        for step in range(6):
+            if step % 3 == 2:
+                versions.append(labels.child(int(rng.choice(versions)), branch=f"b{step}"))
+            if seed % 2 and step % 2:
+                disturb(labels, rng, versions[-1])
+            split_randomly(labels, rng, versions[-1])
+        assert any(quick) != anew
+        everything.append(
+            [
+                labels.get(f"raw/0_1_2/{size >> k}_{size >> k}_{size >> k}/0_0_0?supervoxels=true&scale={k}", version=v)
+                for v in versions
+                for k in range(3)
+            ]
+        )
+        monkeypatch.undo()
+    assert everything[0] == everything[1]
 
 
 def test_split_in_a_child_version(labels: Labels, volume: Volume) -> None:

@@ -66,11 +66,21 @@ def side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> I
         yield result
 
 
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """Which sub-blocks i64[k] of a stored block may be others than they were, and the mark of the block as it was."""
+
+    places: sub_blocks.Chosen
+    mark: int
+
+
 class NewBlocks:
     """Blocks of one scale on their way into the store, by code; the last one given for a code counts."""
 
     def __init__(self) -> None:
         self.stored: dict[int, bytes] = {}
+        self.edited: dict[int, Edited] = {}
+        """Of the blocks that are stored ones with some changes."""
         self._open: dict[int, LabelBlock] = {}
         self._open_bytes = 0
 
@@ -207,16 +217,28 @@ def coarser_blocks(
     def parent_block(item: tuple[int, list[tuple[int, int]]]) -> tuple[int, bytes, LabelBlock]:
         code, members = item
         before = stored_before.get(code)
-        if len(members) <= MOST_REPLACED:
+        marks = np.zeros(8, np.uint64) if before is None else label_block.marks(before).copy()
+        # An octant whose mark is that of the finer block as it was need not be made anew where that has not changed.
+        # Others may lag behind, where blocks were written without their coarser scales, and are made anew as a whole.
+        in_step = {
+            octant: edited.places
+            for octant, child in members
+            if (edited := changed.edited.get(child)) is not None and edited.mark == int(marks[octant])
+        }
+        for octant, child in members:
+            marks[octant] = label_block.mark(changed.stored[child])
+        if len(members) - len(in_step) <= MOST_REPLACED:
             old = sub_blocks.solid(sx // 8, sy // 8, sz // 8)
             voxels = np.array([sx * sy * sz], np.uint32)
             if before is not None:
                 old = label_block.opened_stored(before, check=False)
                 voxels = label_block.stored_counts(before)
-            # Whole octants: a parent may lag behind, where blocks were written without their coarser scales.
             finer = {octant: changed.opened(child) for octant, child in members}
-            block, voxels = sub_blocks.follow(old, voxels, finer)
-            return code, label_block.split(block, voxels), block
+            block, voxels, places = sub_blocks.follow(old, voxels, finer, in_step)
+            made = label_block.split(block, voxels) if before is None or len(places) else before
+            if before is not None:
+                above.edited[code] = Edited(places, label_block.mark(before))
+            return code, label_block.marked(made, marks), block
         if before is not None:
             dense = label_block.decode(label_block.opened_stored(before, check=False))
         else:
@@ -225,7 +247,8 @@ def coarser_blocks(
             z, y, x = (octant >> 2) * sz // 2, (octant >> 1 & 1) * sy // 2, (octant & 1) * sx // 2
             corner = dense[z : z + sz // 2, y : y + sy // 2, x : x + sx // 2]
             downres.halve_into(changed.opened(child), corner)
-        return (code, *stored_of(dense))
+        stored, opened = stored_of(dense)
+        return code, label_block.marked(stored, marks), opened
 
     above = NewBlocks()
     for made in side_by_side(parent_block, zip(parents.tolist(), children, strict=True)):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fascicle.datatypes.base import Answer, Call, Change, Commit, Option, Reply, Route, Work
 from fascicle.datatypes.labelmap import block_writes, blocks, bodies, counters
-from fascicle.datatypes.labelmap.block_writes import NewBlocks
+from fascicle.datatypes.labelmap.block_writes import Edited, NewBlocks
 from fascicle.datatypes.labelmap.bodies import Body, Rows, read_body
 from fascicle.datatypes.labelmap.events import Split, SupervoxelSplit
 from fascicle.datatypes.labelmap.lookups import record_splits
@@ -81,13 +81,21 @@ class _Opened:
 
     stored: bytes
     block: LabelBlock
+    mark: int
+    """Of the block as it was."""
+    changed: list[sub_blocks.Chosen] = field(default_factory=list)
 
     @classmethod
     def of(cls, stored: bytes) -> _Opened:
-        return cls(stored, label_block.opened_stored(stored, check=False))
+        return cls(stored, label_block.opened_stored(stored, check=False), label_block.mark(stored))
+
+    @property
+    def edited(self) -> Edited:
+        return Edited(self.changed[0] if len(self.changed) == 1 else np.unique(np.concatenate(self.changed)), self.mark)
 
     def rename(self, replacement: Replacement) -> int:
         """Let `remain` stand for the supervoxel; its voxels. Only the table changes."""
+        self.changed.append(sub_blocks.having(self.block, replacement.supervoxel))
         at = int(np.flatnonzero(self.block.table == np.uint64(replacement.supervoxel))[0])
         table = self.block.table.copy()
         table[at] = replacement.remain
@@ -100,7 +108,7 @@ class _Opened:
 
     def split(self, replacement: Replacement, inside: Runs, corner: Triple) -> tuple[int, int]:
         """Replace a supervoxel by two; the voxels of either."""
-        self.block, voxels, split, remain = sub_blocks.split_label(
+        self.block, voxels, split, remain, changed = sub_blocks.split_label(
             self.block,
             replacement.supervoxel,
             replacement.split,
@@ -109,6 +117,7 @@ class _Opened:
             label_block.stored_counts(self.stored),
         )
         self.stored = label_block.split(self.block, voxels)
+        self.changed.append(changed)
         return split, remain
 
 
@@ -140,6 +149,7 @@ def replace_in_blocks(
             found[replacement.supervoxel] += [(replacement.split, code, split), (replacement.remain, code, remain)]
         if opened is not None:
             new.add(code, opened.stored, opened.block)
+            new.edited[code] = opened.edited
     rows = {supervoxel: _as_rows(entries) for supervoxel, entries in found.items()}
     levels = block_writes.make_plan(view, new, size_xyz, top_scale=top_scale, indexing=False)
     return BlockChanges(new, rows, split_voxels, levels)
