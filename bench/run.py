@@ -187,7 +187,8 @@ def report(results: list[dict[str, Any]], reference: dict[str, dict[str, Any]]) 
 
 
 def measure(arguments: argparse.Namespace, shared: Path) -> list[dict[str, Any]]:
-    """Run the load against a server of ours on an empty store."""
+    """Run the load against a server of ours on an empty store, with compiled kernels as on any but the first start."""
+    subprocess.run([sys.executable, "-m", "fascicle.kernels.warmup"], check=True)
     with tempfile.TemporaryDirectory(prefix="fascicle-bench-", dir=arguments.disk) as folder:
         port, out = free_port(), Path(folder) / "run.json"
         serve = [

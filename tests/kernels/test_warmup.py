@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import subprocess
 import sys
@@ -59,3 +60,28 @@ def test_nothing_is_compiled_after_the_warm_up(tmp_path: Path) -> None:
 def test_packages_do_not_import_numba(package: str) -> None:
     check = f"import sys, {package}; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], timeout=60, check=False).returncode == 0
+
+
+BESIDE = """
+import subprocess, sys
+from fascicle.kernels import fnv, json_rows, warmup
+
+warmup.GROUPS = {"streams": warmup.GROUPS["streams"]}
+warmup.warm_up_beside(lambda: True)
+assert not warmup._mark().exists(), "nothing was compiled, and yet it is marked"
+started = warmup._compiler
+warmup._compiler = lambda group: children.append(group) or started(group)
+children = []
+warmup.warm_up_beside(lambda: False)
+assert children == ["streams"] and warmup._mark().exists()
+for kernel in (fnv._hash, json_rows._read_rows):
+    assert kernel.stats.cache_hits and not kernel.stats.cache_misses, "it was compiled here"
+warmup.warm_up_beside(lambda: False)
+assert children == ["streams"], "what is there was compiled again"
+"""
+
+
+@pytest.mark.slow
+def test_a_server_lets_other_processes_compile(tmp_path: Path) -> None:
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", BESIDE], env=environment, timeout=300, check=True)

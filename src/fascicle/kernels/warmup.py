@@ -3,29 +3,102 @@
 The first call of a kernel compiles it (seconds) or loads it from Numba's cache (milliseconds). `warm_up` makes every
 call that a server makes, on tiny inputs and through the functions that others use, so that the compiled argument
 types are the right ones.
+
+A new installation compiles for a minute or two of CPU time, most of it Python code that holds the interpreter's lock,
+and takes half a gigabyte for it. So a server lets other processes of low priority do that (`python -m
+fascicle.kernels.warmup GROUP`), and only loads what they put into the cache. A mark beside the cache tells that all of
+it is there. Without a group the command fills the cache before any server needs it.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fascicle.file_locks import try_lock
+
+LOW_PRIORITY = 19
+MOST_COMPILERS = 2
+"""Processes that compile at the same time; each takes 200 to 300 MB."""
+POLL_S = 0.1
+
 
 def warm_up() -> float:
     """Compile or load all kernels of a server; the seconds that took. Safe to call in a background thread."""
     begin = time.perf_counter()
-    _writes()
-    _columns()
-    _label_blocks()
-    _streams()
-    _annotations()
-    _volume_chunks()
-    _meshes()
-    _skeletons()
+    for group in GROUPS.values():
+        group()
     return time.perf_counter() - begin
+
+
+def warm_up_beside(ending: Callable[[], bool]) -> float:
+    """The same for a process that has other work: what is not in the cache is compiled by processes of their own.
+
+    Of several servers that start together one lets compile. Gives up once `ending()` is true.
+    """
+    begin = time.perf_counter()
+    mark = _mark()
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    with mark.with_name("compiling").open("ab") as lock:
+        while not mark.exists() and not ending():
+            if try_lock(lock.fileno()):
+                _compile_beside(ending)
+                if not ending():
+                    mark.touch()
+                break
+            time.sleep(POLL_S)
+    if not ending():
+        warm_up()
+    return time.perf_counter() - begin
+
+
+def _mark() -> Path:
+    """The file that exists once all kernels, as they are now, have been compiled for this machine."""
+    import llvmlite.binding
+    import numba
+
+    from fascicle.kernels import fnv
+
+    known = [sys.version, numba.__version__, llvmlite.binding.get_host_cpu_name()]
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        state = source.stat()
+        known.append(f"{source.name} {state.st_size} {state.st_mtime_ns}")
+    digest = sha256("\n".join(known).encode()).hexdigest()
+    return Path(str(fnv._hash.stats.cache_path)) / f"compiled-{digest[:32]}"
+
+
+def _compile_beside(ending: Callable[[], bool]) -> None:
+    """Fill the cache, group after group; a group is loaded as soon as it is there."""
+    waiting = list(GROUPS)
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        while (waiting or running) and not ending():
+            while waiting and len(running) < min(MOST_COMPILERS, os.cpu_count() or 1):
+                name = waiting.pop(0)
+                running[name] = _compiler(name)
+            for name, process in list(running.items()):
+                if process.poll() is not None:
+                    del running[name]
+                    GROUPS[name]()
+            time.sleep(POLL_S)
+    finally:
+        for process in running.values():
+            process.kill()
+            process.wait()
+
+
+def _compiler(group: str) -> subprocess.Popen[bytes]:
+    words = [sys.executable, "-m", "fascicle.kernels.warmup", group]
+    return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def _writes() -> None:
@@ -40,7 +113,7 @@ def _writes() -> None:
 
 
 def _label_blocks() -> None:
-    from fascicle.formats import compressed_segmentation, downres, label_block, label_layer, sub_blocks
+    from fascicle.formats import compressed_segmentation, label_block, label_layer
 
     dense = np.arange(4096, dtype=np.uint64).reshape(16, 16, 16) // np.uint64(9)
     encoded, _ = label_block.admit(label_block.encode(dense), (16, 16, 16))
@@ -51,6 +124,21 @@ def _label_blocks() -> None:
     layer.write(8, (0, 0), np.empty((1, 16, 16), np.uint64))
     label_layer.labels_at([block], np.ones(1, np.int64), np.zeros((1, 3), np.int64))
     label_block.points(block, np.zeros((1, 3), np.int64))
+    compressed_segmentation.from_label_block(block)
+    compressed_segmentation.encode(dense)
+    label_block.gzip_of(stored)
+    batch = (np.frombuffer(stored, np.uint8), np.zeros(1, np.int64), np.array([len(stored)], np.int64), 0)
+    tables, starts = label_block.gather_tables(*batch)
+    label_block.block_stream(*batch, np.zeros((1, 3), np.int32), tables, starts)
+
+
+def _sparse_volumes() -> None:
+    from fascicle.formats import downres, label_block, sub_blocks
+
+    dense = np.arange(4096, dtype=np.uint64).reshape(16, 16, 16) // np.uint64(9)
+    encoded, _ = label_block.admit(label_block.encode(dense), (16, 16, 16))
+    stored = label_block.split(encoded)
+    block = label_block.opened_stored(stored)
     wanted = label_block.table(block) < np.uint64(200)
     found = label_block.runs(block, wanted, (0, 0, 0), ((0, 0, 0), (9, 9, 9)))
     label_block.join_runs(found)
@@ -58,9 +146,6 @@ def _label_blocks() -> None:
     label_block.binary_block(block, wanted)
     label_block.replace_in_runs(block, 1, 1000, 1001, found, (0, 0, 0))
     downres.halve_into(block, np.empty((8, 8, 8), np.uint64))
-    compressed_segmentation.from_label_block(block)
-    compressed_segmentation.encode(dense)
-
     counts, table = label_block.stored_counts(stored), label_block.table(block)
     mask = sub_blocks.mask_of_runs(found, block, (0, 0, 0))
     sub_blocks.split_label(block, int(table[0]), 1 << 60, 1 << 61, mask, counts)
@@ -180,3 +265,25 @@ def _annotations() -> None:
         *lasting, frozen(kinds), one, states, classes, 1, frozen(np.zeros(1, np.uint8)), np.zeros(1, np.uint8)
     )
     decimal.joined(np.zeros(1, np.uint64), b",")
+
+
+GROUPS: dict[str, Callable[[], None]] = {
+    "writes": _writes,
+    "columns": _columns,
+    "label-blocks": _label_blocks,
+    "sparse-volumes": _sparse_volumes,
+    "streams": _streams,
+    "annotations": _annotations,
+    "volume-chunks": _volume_chunks,
+    "meshes": _meshes,
+    "skeletons": _skeletons,
+}
+"""What is called together, in the order in which a new server needs it."""
+
+if __name__ == "__main__":
+    if hasattr(os, "nice"):
+        os.nice(LOW_PRIORITY)
+    for name in sys.argv[1:]:
+        GROUPS[name]()
+    if not sys.argv[1:]:
+        warm_up_beside(lambda: False)

@@ -10,18 +10,12 @@ import os
 import tempfile
 from hashlib import blake2b
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import msgspec
 
 from fascicle.errors import FascicleError
-
-fcntl: ModuleType | None
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None
+from fascicle.file_locks import try_lock
 
 
 class JournalError(FascicleError):
@@ -65,12 +59,8 @@ class Journal:
 
     def _lock(self) -> None:
         """Until the process ends, or this is closed, no other one does the same job."""
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise JournalError(f"{self.path} is in use: another process is doing this job") from None
+        if not try_lock(self._file.fileno()):
+            raise JournalError(f"{self.path} is in use: another process is doing this job")
 
     def _read(self, header: dict[str, Any]) -> int:
         """Takes over complete lines; how many bytes of the file they are."""

@@ -146,7 +146,8 @@ def _warm_up(server: uvicorn.Server) -> None:
     try:
         from fascicle.kernels import warmup
 
-        log.debug("kernels are ready after %.1f s", warmup.warm_up())
+        took_s = warmup.warm_up_beside(lambda: server.should_exit)
+        log.debug("kernels are ready after %.1f s", took_s)
     except Exception:
         log.exception("loading compiled kernels failed")
     _spare_collector()
