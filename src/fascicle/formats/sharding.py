@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import math
 import operator
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
@@ -186,46 +187,53 @@ class ShardWriter:
         self._shard = shard
         self._out = out
         self._at = 0
-        self._entries: dict[int, list[tuple[int, int, int]]] = {}
+        self._entries: dict[int, array[int]] = {}
+        """Of each minishard key, place and length of one value after the other."""
         out.seek(sharding.index_bytes)
 
-    def add(self, key: int, value: Buffer, is_packed: bool = False, leading: Buffer = b"") -> None:
+    def add(
+        self, key: int, value: Buffer, is_packed: bool = False, leading: Buffer = b"", minishard: int | None = None
+    ) -> None:
         """A value; `is_packed` says that it is in the sharding's `data_encoding` already.
+
+        `minishard` is the one of the key, where it is known that it belongs to this shard.
 
         `leading` is stored as it is right before the encoded value, and no index speaks of it: the fragments of a
         mesh lie so ahead of their manifest.
         """
         data: Any = value if is_packed else packed(value, self._sharding.data_encoding)
-        minishard = self._minishard(key)
+        entries = self._minishard(key, minishard)
         lead: Any = leading
         if len(lead):
             self._out.write(lead)
         self._out.write(data)
-        self._entries[minishard].append((key, self._at + len(lead), len(data)))
+        entries.extend((key, self._at + len(lead), len(data)))
         self._at += len(lead) + len(data)
 
     def adopt(self, key: int, size: int, minishard: int | None = None) -> None:
         """As `add`, of a packed value that lies in `out` already, behind those before it."""
-        self._entries[self._minishard(key, minishard)].append((key, self._at, size))
+        self._minishard(key, minishard).extend((key, self._at, size))
         self._at += size
 
-    def _minishard(self, key: int, known: int | None = None) -> int:
-        """The number of the minishard that a key, the next one to be added, belongs to."""
+    def _minishard(self, key: int, known: int | None) -> array[int]:
+        """The entries of the minishard that a key, the next one to be added, belongs to."""
         if known is None:
             shard, known = self._sharding.place(key)
             if shard != self._shard:
                 raise ValueError(f"key {key} belongs to shard {shard:x}, not to shard {self._shard:x}")
-        entries = self._entries.setdefault(known, [])
-        if entries and entries[-1][0] >= key:
-            raise ValueError(f"key {key} comes after key {entries[-1][0]}")
-        return known
+        entries = self._entries.get(known)
+        if entries is None:
+            entries = self._entries[known] = array("Q")
+        elif entries[-3] >= key:
+            raise ValueError(f"key {key} comes after key {entries[-3]}")
+        return entries
 
     def finish(self) -> int:
         """Write the indexes; the number of values."""
         index = np.zeros((1 << self._sharding.minishard_bits, 2), "<u8")
         self._out.seek(self._sharding.index_bytes + self._at)
         for minishard in sorted(self._entries):
-            rows = np.array(self._entries[minishard], np.uint64).T
+            rows = np.array(self._entries[minishard], np.uint64).reshape(-1, 3).T
             stops = rows[1] + rows[2]
             rows[1, 1:] -= stops[:-1]
             rows[0, 1:] -= rows[0, :-1].copy()
@@ -235,7 +243,7 @@ class ShardWriter:
             self._at += len(data)
         self._out.seek(0)
         self._out.write(index.tobytes())
-        return sum(map(len, self._entries.values()))
+        return sum(map(len, self._entries.values())) // 3
 
 
 def build_shard(sharding: Sharding, shard: int, values: Iterable[tuple[int, Buffer]]) -> bytes:

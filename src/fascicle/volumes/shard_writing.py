@@ -21,6 +21,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,11 +32,18 @@ from fascicle.formats.sharding import Encoding, Sharding, ShardWriter, packed
 from fascicle.kernels.arrays import Buffer
 from fascicle.volumes.base import VolumeError
 from fascicle.volumes.destinations import Destination
+from fascicle.volumes.sorted_rows import RowSorter, sorted_rows
 
 _BUFFER = 1 << 20
 _MAGIC = b"fscspool"
 _RECORD = struct.Struct("<QQQ")
 """Ahead of each value in a spool: key, bytes of what leads it, bytes of the packed value."""
+_NOTE = struct.Struct("=5Q")
+_NOTES_BYTES = _NOTE.size << 16
+_NOTED = ("number", "key", "at", "lead", "size")
+_ROW = np.dtype([(name, "<u8") for name in ("place", "key", "number", "at", "lead", "size")])
+_MOST_OPEN = 128
+_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +90,14 @@ class ShardFiles:
                 values.add(shard, key, value if is_packed else packed(value, self.sharding.data_encoding))
             return self._sent(shard, values.assembled(shard, scratch), scratch, known)
 
-    def write_ordered(self, shard: int, entries: Iterable[tuple[int, Buffer, Buffer]]) -> WrittenShard | None:
-        """As `write`, from (key, packed value, what leads it) that come by minishard and key."""
+    def write_ordered(
+        self, shard: int, entries: Iterable[tuple[int, int, Buffer, Buffer]]
+    ) -> WrittenShard | None:
+        """As `write`, from (key, minishard, packed value, what leads it) that come by minishard and key."""
         with _Scratch(self._scratch) as scratch:
             writer = ShardWriter(self.sharding, shard, scratch.open())
-            for key, value, leading in entries:
-                writer.add(key, value, is_packed=True, leading=leading)
+            for key, minishard, value, leading in entries:
+                writer.add(key, value, is_packed=True, leading=leading, minishard=minishard)
             return self._sent(shard, writer.finish(), scratch, "")
 
     def _sent(self, shard: int, values: int, scratch: _Scratch, known: str) -> WrittenShard | None:
@@ -178,7 +188,7 @@ class _Values:
         writer = ShardWriter(self._sharding, shard, scratch.open())
         for i in order.tolist():
             value = os.pread(self._out.fileno(), self._sizes[i], self._starts[i])
-            writer.add(self._keys[i], value, is_packed=True)
+            writer.add(self._keys[i], value, is_packed=True, minishard=self._minishards[i])
         return writer.finish()
 
 
@@ -186,7 +196,8 @@ class ScatteredShards:
     """Values under keys that hashing scatters over all shards: collected on disk, then written shard by shard.
 
     Values are packed when they are added, so `encoding` is the `data_encoding` of the sharding, which may be chosen
-    when their number is known: `files = ShardFiles(..., sharding_for_keys(len(values)), ...)`.
+    when their number is known: `files = ShardFiles(..., sharding_for_keys(len(values)), ...)`. Where they lie is noted
+    on disk, too, and sorted there: memory holds the indexes of one shard, however many values there are.
     """
 
     def __init__(self, scratch_folder: Path, encoding: Encoding = "gzip") -> None:
@@ -195,12 +206,15 @@ class ScatteredShards:
         self._own = scratch_folder / f"spool-{os.getpid()}-{secrets.token_hex(6)}"
         self._spool: SpoolWriter | None = None
         self._own_number = 0
-        self._files: list[BinaryIO] = []
-        self._keys, self._places, self._leads, self._sizes = array("Q"), array("Q"), array("Q"), array("Q")
-        self._numbers = array("L")
+        self._files = _OpenFiles()
+        self._count = 0
+        self._notes = bytearray()
+        """Of the last values: number of the file, key, place, bytes that lead, bytes of the value."""
+        self._noted: BinaryIO | None = None
+        """Those of the values before."""
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return self._count
 
     def __enter__(self) -> ScatteredShards:
         return self
@@ -212,29 +226,43 @@ class ScatteredShards:
         """A value; `leading` will lie as it is right before the encoded value."""
         if self._spool is None:
             self._spool = SpoolWriter(self._own, self._encoding, durable=False)
-            self._files.append(self._own.with_name(self._own.name + ".part").open("rb"))
-            self._own_number = len(self._files) - 1
+            self._own_number = self._files.add(self._named(".part"))
         self._note(self._own_number, *self._spool.add(key, value, leading))
 
     def add_spool(self, path: Path) -> int:
         """The values that a `SpoolWriter` wrote, which stay in its file; their number. Raises VolumeError."""
-        file = path.open("rb")
-        self._files.append(file)
-        before = len(self._keys)
-        for record in _records(file, path):
-            self._note(len(self._files) - 1, *record)
-        return len(self._keys) - before
+        number, before = self._files.add(path), self._count
+        for record in _records(self._files.get(number), path):
+            self._note(number, *record)
+        return self._count - before
+
+    def _named(self, ending: str) -> Path:
+        return self._own.with_name(self._own.name + ending)
 
     def _note(self, number: int, key: int, place: int, lead: int, size: int) -> None:
-        self._numbers.append(number)
-        self._keys.append(key)
-        self._places.append(place)
-        self._leads.append(lead)
-        self._sizes.append(size)
+        self._notes += _NOTE.pack(number, key, place, lead, size)
+        self._count += 1
+        if len(self._notes) >= _NOTES_BYTES:
+            if self._noted is None:
+                self._noted = self._named(".notes").open("x+b", buffering=0)
+            self._noted.write(self._notes)
+            self._notes = bytearray()
+
+    def _parts(self) -> Iterator[NDArray[np.uint64]]:
+        """All notes u64[n, 5], in parts."""
+        if self._spool is not None:
+            self._spool.flush()
+        if self._noted is not None:
+            size, width = self._noted.tell(), _NOTE.size * (_NOTES_BYTES // _NOTE.size)
+            for at in range(0, size, width):
+                data = os.pread(self._noted.fileno(), min(width, size - at), at)
+                yield np.frombuffer(data, np.uint64).reshape(-1, 5)
+        if self._notes:
+            yield np.frombuffer(bytes(self._notes), np.uint64).reshape(-1, 5)
 
     def keys(self) -> NDArray[np.uint64]:
         """The keys that were added, ascending: u64[n]."""
-        return np.sort(np.array(self._keys, np.uint64))
+        return np.sort(np.concatenate([np.empty(0, np.uint64), *(part[:, 1] for part in self._parts())]))
 
     def finish(self, files: ShardFiles) -> list[WrittenShard]:
         """Write all shards in order. Raises ValueError if a key was added twice, VolumeError."""
@@ -244,43 +272,87 @@ class ScatteredShards:
         """As `finish`, one by one, but for the shards that are `done` already."""
         if files.sharding.data_encoding != self._encoding:
             raise ValueError(f"values are {self._encoding}, but those of the shards {files.sharding.data_encoding}")
-        if self._spool is not None:
-            self._spool.flush()
-        keys = np.array(self._keys, np.uint64)
-        shards, minishards = files.sharding.places(keys)
-        order = np.lexsort((keys, minishards, shards))
-        ordered = shards[order]
-        twice = np.flatnonzero(keys[order][1:] == keys[order][:-1])
-        if len(twice):
-            raise ValueError(f"key {keys[order[twice[0]]]} comes twice")
-        borders = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
-        for rows in np.split(order, borders) if len(order) else []:
-            shard = int(shards[rows[0]])
+        bits = files.sharding.minishard_bits
+        mask = (1 << bits) - 1
+        for shard, rows in groupby(self._ordered(files.sharding), lambda row: row[0] >> bits):
             if shard not in done:
-                written = files.write_ordered(shard, self._stored(rows.tolist()))
+                stored = ((row[1], row[0] & mask, *self._stored(row)) for row in rows)
+                written = files.write_ordered(shard, stored)
                 assert written is not None
                 yield written
 
     def values(self) -> Iterator[tuple[int, bytes, bytes]]:
         """Key, packed value and what leads it, by key: for directories without shards."""
-        if self._spool is not None:
-            self._spool.flush()
-        return self._stored(np.argsort(np.array(self._keys, np.uint64), kind="stable").tolist(), apart=True)
+        for row in self._ordered(None):
+            yield row[1], *self._stored(row)
 
-    def _stored(self, rows: Iterable[int], apart: bool = False) -> Iterator[tuple[int, bytes, bytes]]:
-        for i in rows:
-            lead, size = self._leads[i], self._sizes[i]
-            data = os.pread(self._files[self._numbers[i]].fileno(), lead + size, self._places[i])
-            yield self._keys[i], data[lead:], data[:lead]
+    def _ordered(self, sharding: Sharding | None) -> Iterator[tuple[int, ...]]:
+        """Rows (shard and minishard, key, number of the file, place, bytes that lead, bytes of the value) in order."""
+        sorter = RowSorter(self._named(".rows"), _ROW)
+        last: int | None = None
+        try:
+            for part in self._parts():
+                rows = np.zeros(len(part), _ROW)
+                for i, name in enumerate(_NOTED):
+                    rows[name] = part[:, i]
+                if sharding is not None:
+                    shards, minishards = sharding.places(part[:, 1].copy())
+                    rows["place"] = shards << np.uint64(sharding.minishard_bits) | minishards
+                sorter.add(rows)
+            sorter.close(durable=False)
+            for block in sorted_rows(self._named(".rows"), _ROW):
+                for at in range(0, len(block), _AT_ONCE):
+                    for row in block[at : at + _AT_ONCE].tolist():
+                        if row[1] == last:
+                            raise ValueError(f"key {last} comes twice")
+                        last = row[1]
+                        yield row
+        finally:
+            sorter.abandon()
+            self._named(".rows").unlink(missing_ok=True)
+
+    def _stored(self, row: tuple[int, ...]) -> tuple[bytes, bytes]:
+        """A packed value and what leads it."""
+        _, _, number, at, lead, size = row
+        data = os.pread(self._files.get(number).fileno(), lead + size, at)
+        return data[lead:], data[:lead]
 
     def close(self) -> None:
         """Remove what was collected. Spools of others stay."""
-        for file in self._files:
-            file.close()
-        self._files = []
+        self._files.close()
+        if self._noted is not None:
+            self._noted.close()
+            self._named(".notes").unlink(missing_ok=True)
+            self._noted = None
         if self._spool is not None:
             self._spool.abandon()
             self._spool = None
+
+
+class _OpenFiles:
+    """Files that are read, of which a process may not have any number open."""
+
+    def __init__(self) -> None:
+        self._paths: list[Path] = []
+        self._open: dict[int, BinaryIO] = {}
+
+    def add(self, path: Path) -> int:
+        """The number of a file from now on."""
+        self._paths.append(path)
+        return len(self._paths) - 1
+
+    def get(self, number: int) -> BinaryIO:
+        file = self._open.get(number)
+        if file is None:
+            if len(self._open) >= _MOST_OPEN:
+                self._open.pop(next(iter(self._open))).close()
+            file = self._open[number] = self._paths[number].open("rb", buffering=0)
+        return file
+
+    def close(self) -> None:
+        for file in self._open.values():
+            file.close()
+        self._open = {}
 
 
 class SpoolWriter:
