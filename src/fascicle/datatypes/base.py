@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -70,6 +70,9 @@ class Route:
     """The handler reads the body in pieces with `Call.pieces`; otherwise it is read whole before the handler runs."""
     throttled: bool = False
     """Honours `throttle=on|true`."""
+    at_once: Callable[[Call], Answer | None] | None = None
+    """Of heavy work: answers a GET in the event loop if what it takes is in memory and it is done within about 0.2 ms;
+    else None, and the handler is asked in a thread. Raises what the handler raises."""
     reads_by_post: bool = False
     """POST only asks: it is allowed on committed versions and read-only servers."""
 
@@ -279,6 +282,13 @@ class Datatype(ABC):
 
     def resolved(self, view: VersionedView) -> None:  # noqa: B027
         """`POST .../resolve` has written keys of `versioned_classes` at the view's version, in this transaction."""
+
+    def merged(self, change: Change, apart: Set[int]) -> None:  # noqa: B027
+        """The change's version was made of several parents, in this transaction: settle what is only derived.
+
+        `apart` are the versions that some of the parents descend from, or are, and others do not. What the instance
+        follows has been settled.
+        """
 
     def extended(self, instance: Instance, view: VersionedView) -> dict[str, Any]:
         """The member `Extended` of the instance's info at a version."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -11,6 +12,8 @@ from fascicle.datatypes.base import Answer
 from fascicle.errors import FascicleError, RangeNotSatisfiable
 from fascicle.server.requests import Request
 from fascicle.volumes import VolumeError
+
+log = logging.getLogger(__name__)
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 RawHeader = tuple[bytes, bytes]
@@ -114,6 +117,14 @@ def of_error(error: FascicleError, path: str) -> Answer:
 def of_defect() -> Answer:
     """The answer to a request that met a defect of this program."""
     return Answer(b"Internal error while answering: see the server's log\n", "text/plain; charset=utf-8", 500)
+
+
+def of_raised(error: BaseException, request: Request) -> Answer:
+    """The answer to a request in which something was raised."""
+    if isinstance(error, FascicleError):
+        return of_error(error, request.path)
+    log.error("%s %s failed", request.method, request.path, exc_info=error)
+    return of_defect()
 
 
 def _matches(domain: str, origin: str) -> bool:

@@ -1,8 +1,8 @@
 """The ASGI application: finds what answers a request, runs it where it belongs, sends the answer.
 
-Small reads run in the event loop. Heavy ones, and answers that are streamed, run in a few threads that yield to it.
-Changes go to the store's writer thread, which commits all that is waiting together; the loop is woken once for all of
-them.
+Small reads run in the event loop, and so do heavy ones whose answer is in memory (`Route.at_once`). Other heavy ones,
+and answers that are streamed, run in a few threads that yield to it. Changes go to the store's writer thread, which
+commits all that is waiting together; the loop is woken once for all of them.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from fascicle.server.catalog_calls import Edit
 from fascicle.server.connection import PARTS, Exchange
 from fascicle.server.gates import Gates
 from fascicle.server.metrics import Metrics
+from fascicle.server.pooled import Pooled, Rest, begun, stream
 from fascicle.server.requests import Request
 from fascicle.server.sweeper import Sweeper
 from fascicle.server.volume_instances import VolumeInstances
@@ -51,14 +52,6 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 Reading = AbstractContextManager[ReadTransaction]
 
 log = logging.getLogger(__name__)
-
-STREAM_BYTES = 1 << 20
-"""Pieces of a streamed answer are gathered to this size before they are sent."""
-LARGE_PIECE_BYTES = 64 << 10
-FIRST_BYTES = 2 << 20
-"""The first ones to this size: an answer that is complete by then is sent as a whole."""
-STREAM_S = 0.05
-"""... or for this long."""
 
 CHANGING = frozenset({"POST", "PUT", "DELETE", "PATCH"})
 
@@ -118,6 +111,7 @@ class Application:
         self._volumes = VolumeInstances(store, self.catalogs, self.elsewhere, self.datatype_settings)
         self._plans: dict[tuple[str, str, str, str], Plan] = {}
         self._precomputed = precomputed_views.PrecomputedViews(self)
+        self._pooled = Pooled(self)
 
     # -- ASGI
 
@@ -193,9 +187,9 @@ class Application:
             await sending.failure()
         finally:
             self.metrics.running -= 1
-            self._account(kind, keyword, request, sending.status, sending.size)
+            self.account(kind, keyword, request, sending.status, sending.size)
 
-    def _account(self, kind: str, keyword: str, request: Request, status: int, size: int) -> None:
+    def account(self, kind: str, keyword: str, request: Request, status: int, size: int) -> None:
         """Count an answered request and log it."""
         seconds = time.perf_counter() - request.started
         if status in (400, 404):
@@ -208,7 +202,10 @@ class Application:
     # -- answers without a task
 
     def quick(self, request: Request, body: bytes, exchange: Exchange) -> bool:
-        """Answer a request on an instance at once, or start the change it asks for; False if it needs a task."""
+        """Answer a request on an instance at once, start the change it asks for, or let a thread answer it.
+
+        False if it needs a task.
+        """
         segments = request.segments
         if len(segments) < 5 or segments[1] != "node" or segments[0] != "api" or request.method == "OPTIONS":
             return False
@@ -219,30 +216,43 @@ class Application:
             with self.store.read() as txn:
                 plan = self.plan(request, txn)
                 route = plan.route
-                if route.work is not Work.SMALL or route.streams_body or (route.throttled and request.query):
+                if (route.streams_body and request.has_body) or (route.throttled and "throttle" in request.query):
                     return False
-                reply = plan.handler(self._call(request, plan, txn, body))
+                reply = self._reply_now(request, plan, txn, body)
+            if reply is None:
+                self._pooled.begin(request, plan, body, exchange)
+                return True
             if isinstance(reply, Commit):
-                land = partial(self._finish_quick_commit, request, reply, exchange)
-                self.store.submit(self._change(request, plan, reply), partial(self._land, exchange.loop, land))
+                self.submit_quick(request, plan, reply, exchange)
                 return True
             if not isinstance(reply.body, (bytes, memoryview)):
                 return False
-        except FascicleError as error:
-            reply = answers.of_error(error, request.path)
-        except Exception:
-            log.exception("%s %s failed", request.method, request.path)
-            reply = answers.of_defect()
-        self._write_quick(request, reply, exchange)
+        except Exception as error:
+            reply = answers.of_raised(error, request)
+        self.write_quick(request, reply, exchange)
         self.cold.watch(request.started)
         return True
 
-    def _write_quick(self, request: Request, answer: Answer, exchange: Exchange) -> None:
+    def _reply_now(self, request: Request, plan: Plan, txn: ReadTransaction, body: bytes) -> Reply | None:
+        """What the event loop itself can reply to a request, or None."""
+        route = plan.route
+        if route.work is Work.SMALL:
+            return plan.handler(self._call(request, plan, txn, body))
+        if route.at_once is None or request.method != "GET" or is_elsewhere(plan.instance.properties):
+            return None
+        return route.at_once(self._call(request, plan, txn, body))
+
+    def write_quick(self, request: Request, answer: Answer, exchange: Exchange) -> None:
         body: Any = answer.body
-        size = len(body)
+        size = sum(map(len, body)) if type(body) is list else memoryview(body).nbytes
         head = answers.whole_head(request, answer, self.headers, size)
         exchange.write(answer.status, head, b"" if request.method == "HEAD" else body)
-        self._account("node", request.segments[4], request, answer.status, size)
+        self.account("node", request.segments[4], request, answer.status, size)
+
+    def submit_quick(self, request: Request, plan: Plan, commit: Commit, exchange: Exchange) -> None:
+        """Make a change, and answer once it is durable."""
+        finish = partial(self._finish_quick_commit, request, commit, exchange)
+        self.store.submit(self._change(request, plan, commit), partial(self.land, exchange.loop, finish))
 
     def _finish_quick_commit(self, request: Request, commit: Commit, exchange: Exchange, outcome: Outcome) -> None:
         error = outcome.error
@@ -254,12 +264,8 @@ class Application:
             except Exception as raised:
                 error = raised
         if error is not None:
-            if isinstance(error, FascicleError):
-                answer = answers.of_error(error, request.path)
-            else:
-                log.error("%s %s failed", request.method, request.path, exc_info=error)
-                answer = answers.of_defect()
-        self._write_quick(request, answer, exchange)
+            answer = answers.of_raised(error, request)
+        self.write_quick(request, answer, exchange)
 
     def _pass_gates(self, request: Request) -> None:
         """The checks that come before all others."""
@@ -369,9 +375,9 @@ class Application:
         if route.streams_body and request.has_body:
             bridge = BodyBridge(self.limits, receive)
             feeding = asyncio.create_task(bridge.feed())
-            work = partial(self._run, request, b"", bridge.pieces())
+            work = partial(self.begun, request, b"", bridge.pieces())
             try:
-                plan, reply, reading = await loop.run_in_executor(self.pools.uploads, work)
+                plan, reply, rest = await loop.run_in_executor(self.pools.uploads, work)
             finally:
                 feeding.cancel()
         else:
@@ -379,15 +385,19 @@ class Application:
             cold = self.cold.now(time.perf_counter())
             if route.work is Work.SMALL and not cold:
                 plan, reply, reading = self._run(request, body, None)
+                rest = None
+                if reading is not None:
+                    assert isinstance(reply, Answer)
+                    rest = await loop.run_in_executor(pool, begun, reply, reading)
             else:
-                work = partial(self._run, request, body, None)
+                work = partial(self.begun, request, body, None)
                 chosen = self.pools.cold if route.work is Work.SMALL else pool
-                plan, reply, reading = await loop.run_in_executor(chosen, work)
+                plan, reply, rest = await loop.run_in_executor(chosen, work)
         if isinstance(reply, Commit):
             result = await self.submit(self._change(request, plan, reply))
             await sending.answer(reply.answer(result))
-        elif reading is not None:
-            await self._stream(reply, reading, pool, sending)
+        elif rest is not None:
+            await stream(reply, rest, loop.run_in_executor, pool, sending)
         else:
             await sending.answer(reply)
 
@@ -409,24 +419,13 @@ class Application:
             if reading is not None:
                 reading.__exit__(None, None, None)
 
-    async def _stream(self, answer: Answer, reading: Reading, pool: Executor, sending: answers.Sending) -> None:
-        """Send an answer piece by piece; a thread makes the next ones while nothing waits to be sent."""
-        run: Callable[..., Any] = partial(asyncio.get_running_loop().run_in_executor, pool)
-        try:
-            pieces = iter(answer.body)
-            first, more = await run(_gathered, pieces, FIRST_BYTES)
-            if not more:
-                answer.body = first[0] if len(first) == 1 else first
-                await sending.answer(answer)
-                return
-            await sending.start(answer)
-            await sending.parts(first)
-            while more and not sending.headless:
-                parts, more = await run(_gathered, pieces, STREAM_BYTES)
-                await sending.parts(parts)
-            await sending.end()
-        finally:
-            await run(_close, answer.body, reading)
+    def begun(self, request: Request, body: bytes, pieces: Iterator[bytes] | None) -> tuple[Plan, Reply, Rest | None]:
+        """In a thread: the reply, and what is still to come of it."""
+        plan, reply, reading = self._run(request, body, pieces)
+        if reading is None:
+            return plan, reply, None
+        assert isinstance(reply, Answer)
+        return plan, reply, begun(reply, reading)
 
     def _in_pool(self, work: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
         return asyncio.get_running_loop().run_in_executor(self.pools.heavy, work, *args)
@@ -462,11 +461,11 @@ class Application:
         """Run a change in a write transaction; the future is done once it is durable."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        self.store.submit(change, partial(self._land, loop, partial(_settle, future)))
+        self.store.submit(change, partial(self.land, loop, partial(_settle, future)))
         return future
 
-    def _land(self, loop: asyncio.AbstractEventLoop, receiver: Callable[[Outcome], None], outcome: Outcome) -> None:
-        """In the writer's thread: pass an outcome to the loop, which is woken once for all that are waiting."""
+    def land(self, loop: asyncio.AbstractEventLoop, receiver: Callable[[Outcome], None], outcome: Outcome) -> None:
+        """In another thread: pass an outcome to the loop, which is woken once for all that are waiting."""
         self._landed.append((receiver, outcome))
         if not self._landing:
             self._landing = True
@@ -516,40 +515,3 @@ def _settle(future: asyncio.Future[Any], outcome: Outcome) -> None:
             future.set_exception(outcome.error)
         else:
             future.set_result(outcome.result)
-
-
-def _gathered(pieces: Iterator[bytes | memoryview], enough: int) -> tuple[list[bytes | memoryview], bool]:
-    """The next pieces, `enough` bytes or more or what there is in a while; and whether more may follow.
-
-    Small ones are put together; large ones stay what they are, to be sent without a copy.
-    """
-    parts: list[bytes | memoryview] = []
-    small: list[bytes | memoryview] = []
-    size = 0
-    more = False
-    deadline = time.monotonic() + STREAM_S
-    for piece in pieces:
-        size += len(piece)
-        if len(piece) < LARGE_PIECE_BYTES:
-            small.append(piece)
-        else:
-            if small:
-                parts.append(b"".join(small))
-                small = []
-            parts.append(piece)
-        if size >= enough or time.monotonic() > deadline:
-            more = True
-            break
-    if small:
-        parts.append(b"".join(small))
-    return parts, more
-
-
-def _close(body: Any, reading: Reading) -> None:
-    """Let go of a streamed answer and of its snapshot."""
-    try:
-        close = getattr(body, "close", None)
-        if close is not None:
-            close()
-    finally:
-        reading.__exit__(None, None, None)

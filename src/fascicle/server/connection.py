@@ -12,6 +12,7 @@ import asyncio
 import contextvars
 import logging
 from collections import deque
+from collections.abc import Awaitable, Coroutine
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
@@ -327,8 +328,8 @@ class Exchange:
 
     # -- the answer
 
-    def write(self, status: int, head: bytes, body: bytes | memoryview) -> None:
-        """Send a whole answer; `head` are its encoded headers with its length."""
+    def write(self, status: int, head: bytes, body: bytes | memoryview | list[bytes | memoryview]) -> None:
+        """Send a whole answer; `head` are its encoded headers with its length, a body may come in parts."""
         connection = self.connection
         if self.gone or connection.closed:
             self.complete = True
@@ -341,12 +342,13 @@ class Exchange:
             head,
             b"\r\n" if keep_alive else _CLOSE,
         ]
-        if len(body) <= JOINED_BODY_BYTES:
+        if isinstance(body, list):
+            connection.transport.writelines([b"".join(first), *body])
+        elif len(body) <= JOINED_BODY_BYTES:
             first.append(body)
             connection.transport.write(b"".join(first))
         else:
-            connection.transport.write(b"".join(first))
-            connection.transport.write(body)
+            connection.transport.writelines((b"".join(first), body))
         self.complete = True
         connection.finished(keep_alive)
 
@@ -370,8 +372,20 @@ class Exchange:
             "extensions": {PARTS: {}},
             "fascicle.request": request,
         }
+        await self._sent(connection.app(scope, self.receive, self.send))
+
+    def start(self, sending: Coroutine[Any, Any, None]) -> None:
+        """Let a task send an answer."""
+        connection = self.connection
+        task = connection.loop.create_task(self._sent(sending), context=contextvars.Context())
+        connection.state.tasks.add(task)
+        task.add_done_callback(connection.state.tasks.discard)
+
+    async def _sent(self, sending: Awaitable[None]) -> None:
+        """Wait until an answer is sent; end the connection if it was broken off."""
+        connection = self.connection
         try:
-            await connection.app(scope, self.receive, self.send)
+            await sending
         except Exception:
             log.debug("an answer was broken off", exc_info=True)
         if not self.complete:
