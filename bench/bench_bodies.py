@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from fascicle.datatypes.labelmap import bodies
-from fascicle.datatypes.labelmap.bodies import Rows, Stamp
+from fascicle.datatypes.labelmap.bodies import Rows, Stamp, existing_body
 from fascicle.formats import label_index
 from fascicle.formats.label_index import LabelIndex
 from fascicle.store import WriteTransaction, open_store
@@ -43,17 +43,23 @@ def with_pages(rows: Rows, picks: list[np.ndarray], folder: Path) -> dict[str, l
     def edit(change: Callable[[VersionedView], object]) -> None:
         store.write(lambda txn: change(VersionedView(txn, 1, lineage.ancestry(1))))
 
+    def cleave(view: VersionedView, supervoxels: np.ndarray) -> None:
+        bodies.cleave(view, existing_body(view, BODY), CLEAVED, supervoxels, stamp)
+
+    def merge(view: VersionedView) -> None:
+        bodies.merge(view, existing_body(view, BODY), [existing_body(view, CLEAVED)], stamp)
+
     def read_all() -> None:
         with store.read() as txn:
             view = VersionedView(txn, 1, lineage.ancestry(1))
-            bodies.read_rows(view, bodies.existing_body(view, BODY)).supervoxels()
+            bodies.read_rows(view, existing_body(view, BODY)).supervoxels()
 
     edit(lambda view: bodies.write_rows(view, BODY, rows, stamp))
     times: dict[str, list[float]] = {"cleave": [], "merge": [], "read": []}
     for pick in picks:
-        times["cleave"].append(timed(lambda p=pick: edit(lambda v: bodies.cleave(v, BODY, CLEAVED, p, stamp))))
+        times["cleave"].append(timed(lambda p=pick: edit(lambda view: cleave(view, p))))
         times["read"].append(timed(read_all))
-        times["merge"].append(timed(lambda: edit(lambda v: bodies.merge(v, BODY, [CLEAVED], stamp))))
+        times["merge"].append(timed(lambda: edit(merge)))
     store.close()
     return times
 

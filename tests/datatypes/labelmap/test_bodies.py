@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fascicle.datatypes.labelmap import bodies, index_rows, mapping
-from fascicle.datatypes.labelmap.bodies import Rows, Stamp
+from fascicle.datatypes.labelmap.bodies import Rows, Stamp, existing_body
 from fascicle.errors import NotFound
 from fascicle.store import Store, open_store
 from fascicle.versions.ancestry import Lineage
@@ -89,7 +89,7 @@ def merge(world: World, version: int, rng: random.Random) -> None:
     stamp = world.stamp()
 
     def change(view: VersionedView) -> None:
-        bodies.merge(view, target, merged, stamp)
+        bodies.merge(view, existing_body(view, target), [existing_body(view, body) for body in merged], stamp)
         moved = u64(sorted({sv for body in merged for sv, _ in index[body]}))
         mapping.add_mappings(view, moved, np.full(len(moved), target, np.uint64))
 
@@ -115,7 +115,7 @@ def cleave(world: World, version: int, rng: random.Random) -> None:
 
     def change(view: VersionedView) -> tuple[int, int]:
         mapping.add_mappings(view, u64([*chosen, new]), u64([*[new] * len(chosen), 0]))
-        return bodies.cleave(view, body, new, u64(chosen), stamp)
+        return bodies.cleave(view, existing_body(view, body), new, u64(chosen), stamp)
 
     moved, left = world.write(version, change)
     rows = {pair: count for pair, count in index[body].items() if pair[0] in chosen}
@@ -141,7 +141,7 @@ def renumber(world: World, version: int, rng: random.Random) -> None:
 
     def change(view: VersionedView) -> None:
         mapping.add_mappings(view, moved, np.full(len(moved), new, np.uint64))
-        bodies.rename(view, old, new, stamp)
+        bodies.rename(view, existing_body(view, old), new, stamp)
 
     world.write(version, change)
     index[new] = index.pop(old)
@@ -211,12 +211,18 @@ def test_many_cleaves_of_a_large_body_keep_its_record_small() -> None:
     rng = np.random.default_rng(1)
     for _ in range(60):
         chosen = rng.choice(sv[1:], 400, replace=False)
-        moved, left = world.write(1, lambda view, c=chosen: bodies.cleave(view, 1, 99_999, c, world.stamp()))
+        stamp = world.stamp()
+        moved, left = world.write(
+            1, lambda view, c=chosen, s=stamp: bodies.cleave(view, existing_body(view, 1), 99_999, c, s)
+        )
         assert (moved, left) == (1200, 3 * count - 1200)
-        world.write(1, lambda view: bodies.merge(view, 1, [99_999], world.stamp()))
+        stamp = world.stamp()
+        world.write(
+            1, lambda view, s=stamp: bodies.merge(view, existing_body(view, 1), [existing_body(view, 99_999)], s)
+        )
     with world.store.read() as txn:
         view = VersionedView(txn, INSTANCE, world.lineage.ancestry(1))
-        body = bodies.existing_body(view, 1)
+        body = existing_body(view, 1)
         assert body.voxels == 3 * count
         assert np.array_equal(bodies.read_rows(view, body).sv, sv)
         assert len(body.runs) <= index_rows.MOST_RUNS
@@ -225,7 +231,7 @@ def test_many_cleaves_of_a_large_body_keep_its_record_small() -> None:
 def test_a_body_that_is_not_there_is_not_found() -> None:
     world = World(open_store(None))
     with pytest.raises(NotFound, match="body 5"):
-        world.write(1, lambda view: bodies.rename(view, 5, 6, world.stamp()))
+        world.write(1, lambda view: bodies.rename(view, existing_body(view, 5), 6, world.stamp()))
 
 
 def test_a_failed_write_leaves_no_mapping_behind() -> None:

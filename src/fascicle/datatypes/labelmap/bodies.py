@@ -35,6 +35,7 @@ from fascicle.datatypes.labelmap.index_rows import (
     Page,
     Rows,
     Run,
+    ascending,
     excluding,
     exclusions,
     folded,
@@ -154,11 +155,11 @@ def read_rows(view: VersionedView, body: Body) -> Rows:
 
 def rows_of_supervoxels(view: VersionedView, body: Body, supervoxels: U64) -> Rows:
     """The index rows of some supervoxels of a body, without reading the rest of a large one into order."""
-    wanted = np.unique(np.asarray(supervoxels, np.uint64))
+    wanted = frozen(ascending(np.asarray(supervoxels, np.uint64)))
     parts = []
     for run in body.runs:
         page = page_of(view.txn, view.instance_id, run.page)
-        places = body_rows.ranges_of(frozen(page.sv), frozen(wanted))
+        places = body_rows.ranges_of(frozen(page.sv), wanted)
         if len(places) and run.excluded:
             found = Page(page.sv[places], page.block[places], page.count[places])
             places = places[kept_places(found, *exclusions(view.txn, view.instance_id, run.excluded))]
@@ -206,27 +207,28 @@ def remove_body(view: VersionedView, label: int) -> None:
     view.delete(BODY, _label_key(label))
 
 
-def merge(view: VersionedView, target: int, merged: Sequence[int], stamp: Stamp) -> Body:
-    """Give the rows of existing bodies to an existing target and remove them; the target's new record.
+def merge(view: VersionedView, target: Body, merged: Sequence[Body], stamp: Stamp) -> Body:
+    """Give the rows of bodies to a target and remove them; the target's new record.
 
-    Their blocks count as touched by the mutation, also where the target was before.
+    All are records as they are in this transaction. Their blocks count as touched by the mutation, also where the
+    target was before.
     """
-    body = existing_body(view, target)
-    runs, voxels = list(body.runs), body.voxels
-    for label in merged:
-        other = existing_body(view, label)
+    runs, voxels = list(target.runs), target.voxels
+    for other in merged:
         runs.extend(msgspec.structs.replace(run, touched=stamp.mutation_id) for run in other.runs)
         voxels += other.voxels
-        remove_body(view, label)
-    result = _stamped(body, stamp, voxels=voxels, runs=folded(view, runs))
+        remove_body(view, other.label)
+    result = _stamped(target, stamp, voxels=voxels, runs=folded(view, runs))
     _put_body(view, result)
     return result
 
 
-def cleave(view: VersionedView, label: int, new_label: int, supervoxels: U64, stamp: Stamp) -> tuple[int, int]:
-    """Move supervoxels of a body to a new one; (voxels moved, voxels left). Those without rows are passed over."""
-    body = existing_body(view, label)
-    left_runs, moved = without_supervoxels(view, body.runs, np.unique(np.asarray(supervoxels, np.uint64)))
+def cleave(view: VersionedView, body: Body, new_label: int, supervoxels: U64, stamp: Stamp) -> tuple[int, int]:
+    """Move supervoxels of a body, as it is in this transaction, to a new one; (voxels moved, voxels left).
+
+    Supervoxels without rows are passed over.
+    """
+    left_runs, moved = without_supervoxels(view, body.runs, ascending(np.asarray(supervoxels, np.uint64)))
     if not len(moved):
         return 0, body.voxels
     blocks = moved.blocks()
@@ -239,10 +241,9 @@ def cleave(view: VersionedView, label: int, new_label: int, supervoxels: U64, st
     return moved.voxels, left
 
 
-def rename(view: VersionedView, old: int, new: int, stamp: Stamp) -> None:
-    """Give an existing body another label."""
-    body = existing_body(view, old)
-    remove_body(view, old)
+def rename(view: VersionedView, body: Body, new: int, stamp: Stamp) -> None:
+    """Give a body, as it is in this transaction, another label."""
+    remove_body(view, body.label)
     _put_body(view, _stamped(body, stamp, label=new))
 
 

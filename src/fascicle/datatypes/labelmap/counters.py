@@ -59,6 +59,9 @@ def max_label(view: VersionedView) -> int:
     """The greatest label of the version and all its ancestors; 0 if none was recorded."""
     base = keys.prefix(view.instance_id, MAX_LABEL)
     ancestry = view.ancestry
+    own = view.txn.get(base + _U32_KEY.pack(ancestry.version))
+    if own is not None and ancestry.linear:
+        return int(_U64.unpack(own)[0])
     greatest = 0
     for key, handle in view.txn.scan_handles(base, base + _U32_KEY.pack(ancestry.version) + b"\x00", reverse=True):
         if ancestry.contains(keys.version_of(key)):

@@ -132,7 +132,7 @@ class Rows:
 
     def blocks(self) -> U64:
         """Codes of the blocks, ascending, each once."""
-        return np.unique(self.block)
+        return blocks_of(self)
 
     def supervoxels(self) -> tuple[U64, U64]:
         """(supervoxels u64[k] ascending, their voxels u64[k])."""
@@ -281,6 +281,8 @@ def rows_of_runs(view: VersionedView, runs: tuple[Run, ...]) -> Rows:
     """All rows of runs, in order."""
     if not runs:
         return NO_ROWS
+    if len(runs) == 1 and is_small(runs[0]):  # decoding it anew is cheaper than keeping it
+        return union(view.txn, view.instance_id, runs)
     rows: Rows | None = _cache.get(runs)
     if rows is None:
         rows = union(view.txn, view.instance_id, runs)
@@ -315,10 +317,24 @@ def merged_columns(parts: Sequence[tuple[U64, U64, U32]]) -> tuple[U64, U64, U32
     return sv, block, count
 
 
-def groups(ascending: U64) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def ascending(values: U64) -> U64:
+    """Values in ascending order, each once: themselves if they are that already, as they mostly are."""
+    if len(values) < 2 or bool((values[1:] > values[:-1]).all()):
+        return values
+    return np.unique(values)
+
+
+def blocks_of(rows: Page | Rows) -> U64:
+    """Codes of the blocks of rows, ascending, each once. Those of a single supervoxel are that already."""
+    if len(rows.sv) and rows.sv[0] == rows.sv[-1]:
+        return rows.block
+    return np.unique(rows.block)
+
+
+def groups(ordered: U64) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(starts, stops) of the runs of equal values."""
-    starts = np.flatnonzero(np.r_[True, ascending[1:] != ascending[:-1]])
-    return starts, np.r_[starts[1:], len(ascending)]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    return starts, np.r_[starts[1:], len(ordered)]
 
 
 # -- writing ------------------------------------------------------------------------------------------------------
@@ -379,7 +395,7 @@ def without_supervoxels(view: VersionedView, runs: Sequence[Run], supervoxels: U
             left.append(run)
             continue
         parts.append((page.sv[places], page.block[places], page.count[places]))
-        gone = np.unique(page.sv[places])
+        gone = ascending(page.sv[places])
         rest = excluding(view, run, gone, np.full(len(gone), ALL_BLOCKS, np.uint64), len(places))
         if rest is not None:
             left.append(rest)
@@ -411,7 +427,7 @@ def _one_page(view: VersionedView, runs: Sequence[Run]) -> Page:
     mutids: list[U64] = []
     for run, page in zip(runs, pages, strict=True):
         if run.touched:
-            blocks.append(np.unique(page.block))
+            blocks.append(blocks_of(page))
             mutids.append(np.full(len(blocks[-1]), run.touched, np.uint64))
         else:
             blocks.append(page.surface_block)

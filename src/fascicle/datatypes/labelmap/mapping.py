@@ -22,7 +22,6 @@ import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -53,19 +52,26 @@ SEARCHED_ANCESTORS = 256
 """How far up the first parents a cached mapping is looked for before the records are read anew."""
 
 
-@dataclass(frozen=True, slots=True)
 class Tier:
-    """Entries of one or more records: `keys` ascending and unique, with an index of their high bits."""
+    """Entries of one or more records: `keys` ascending and unique."""
 
-    keys: U64
-    values: U64
-    shift: int
-    starts: NDArray[np.uint32]
+    __slots__ = ("_index", "keys", "values")
 
-    @classmethod
-    def of(cls, keys_: U64, values: U64) -> Tier:
-        shift, starts = sorted_map.bucket_index(keys_)
-        return cls(keys_, values, shift, starts)
+    def __init__(self, keys_: U64, values: U64) -> None:
+        self.keys = keys_
+        self.values = values
+        self._index: tuple[int, NDArray[np.uint32]] | None = None
+
+    @property
+    def index(self) -> tuple[int, NDArray[np.uint32]]:
+        """(shift, starts) of `bucket_index`: made when asked for, since one edit's tier lasts only until the next."""
+        if self._index is None:
+            self._index = sorted_map.bucket_index(self.keys)
+        return self._index
+
+    @property
+    def nbytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes + (self._index[1].nbytes if self._index else 0)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -89,7 +95,7 @@ class Mapping:
 
     @property
     def size_bytes(self) -> int:
-        return sum(tier.keys.nbytes + tier.values.nbytes + tier.starts.nbytes for tier in self.tiers)
+        return sum(tier.nbytes for tier in self.tiers)
 
     def find(self, supervoxels: U64) -> tuple[U64, NDArray[np.bool_]]:
         """(bodies u64[n], found bool[n]) of supervoxels u64[n]; a supervoxel without entry is its own body."""
@@ -97,7 +103,7 @@ class Mapping:
         bodies = wanted.copy()
         found = np.zeros(len(wanted), np.bool_)
         for tier in self.tiers:
-            sorted_map.lookup(wanted, tier.keys, tier.values, tier.shift, tier.starts, bodies, found)
+            sorted_map.lookup(wanted, tier.keys, tier.values, *tier.index, bodies, found)
         return bodies, found
 
     def bodies(self, supervoxels: U64) -> U64:
@@ -265,7 +271,7 @@ def _tiers_of(txn: ReadTransaction, instance_id: int, records: list[tuple[int, i
             if pending:
                 yield _joined(pending)
             pending, size = [], 0
-            yield Tier.of(pairs[0], pairs[1])
+            yield Tier(pairs[0], pairs[1])
             continue
         pending.append((pairs[0], pairs[1]))
         size += pairs.shape[1]
@@ -279,10 +285,10 @@ def _tiers_of(txn: ReadTransaction, instance_id: int, records: list[tuple[int, i
 def _joined(parts: list[tuple[U64, U64]]) -> Tier:
     """One tier of several pieces, the later ones winning."""
     if len(parts) == 1:
-        return Tier.of(*parts[0])
+        return Tier(*parts[0])
     joined_keys = np.concatenate([keys_ for keys_, _ in parts])
     joined_values = np.concatenate([values for _, values in parts])
-    return Tier.of(*sorted_map.sort_unique_last(joined_keys, joined_values))
+    return Tier(*sorted_map.sort_unique_last(joined_keys, joined_values))
 
 
 def _with_tier(tiers: tuple[Tier, ...], tier: Tier) -> tuple[Tier, ...]:
@@ -292,7 +298,7 @@ def _with_tier(tiers: tuple[Tier, ...], tier: Tier) -> tuple[Tier, ...]:
         if len(tier) >= LARGE_TIER and len(kept) < MOST_LARGE_TIERS:
             break
         below = kept.pop()
-        tier = Tier.of(*sorted_map.merge_sorted(below.keys, below.values, tier.keys, tier.values))
+        tier = Tier(*sorted_map.merge_sorted(below.keys, below.values, tier.keys, tier.values))
     return (*kept, tier)
 
 
@@ -409,7 +415,7 @@ def _through_merges(view: VersionedView, stamp: bytes) -> Mapping:
             if not any(ancestry.descends(int(all_versions[j]), int(all_versions[i])) for j in range(a, b) if j != i)
         ]
         chosen[group] = max(candidates, key=lambda i: (int(all_versions[i]) in line, int(all_versions[i])))
-    tier = Tier.of(np.ascontiguousarray(all_keys[chosen]), np.ascontiguousarray(all_values[chosen]))
+    tier = Tier(np.ascontiguousarray(all_keys[chosen]), np.ascontiguousarray(all_values[chosen]))
     return Mapping((tier,), _sequence_of(stamp), stamp, ancestry.version)
 
 
@@ -422,9 +428,11 @@ def add_mappings(view: VersionedView, supervoxels: U64, bodies: U64) -> None:
         return
     assert view.txn.writes, "the mapping changes inside of a write transaction only"
     txn = cast("WriteTransaction", view.txn)
-    sorted_keys, sorted_values = sorted_map.sort_unique_last(
-        np.ascontiguousarray(supervoxels, np.uint64), np.ascontiguousarray(bodies, np.uint64)
-    )
+    sorted_keys, sorted_values = np.asarray(supervoxels, np.uint64), np.asarray(bodies, np.uint64)
+    if len(sorted_keys) > 1:
+        sorted_keys, sorted_values = sorted_map.sort_unique_last(
+            np.ascontiguousarray(sorted_keys), np.ascontiguousarray(sorted_values)
+        )
     first = keys.prefix(view.instance_id, BY_SEQUENCE)
     last = txn.last(first, keys.after(first))
     sequence = 1 if last is None else _sequence_of(last[0]) + 1

@@ -18,6 +18,7 @@ from fascicle.datatypes.base import Answer, Call, Change, Commit, Option, Reply,
 from fascicle.datatypes.labelmap import bodies, counters
 from fascicle.datatypes.labelmap.bodies import Body, Stamp, read_body, read_rows
 from fascicle.datatypes.labelmap.events import Cleave, Merge, Renumber
+from fascicle.datatypes.labelmap.index_rows import ascending
 from fascicle.datatypes.labelmap.mapping import add_mappings, mapping_at
 from fascicle.datatypes.labelmap.requests import id_array, id_list, indexed, label_argument
 from fascicle.errors import BadRequest
@@ -115,7 +116,7 @@ def apply_merge(change: Change, plan: MergePlan) -> int:
     view, target = change.view, plan.target.label
     mutation_id = change.mutation_id()
     add_mappings(view, plan.supervoxels, np.full(len(plan.supervoxels), target, np.uint64))
-    bodies.merge(view, target, plan.labels, stamp_of(change, mutation_id))
+    bodies.merge(view, plan.target, plan.merged, stamp_of(change, mutation_id))
     counters.raise_max_label(change, target)
     change.record(
         {"Action": "merge-complete", "MutationID": mutation_id, "Target": target, "Labels": list(plan.labels)}
@@ -166,7 +167,7 @@ def plan_cleave(view: VersionedView, label: int, supervoxels: U64) -> CleavePlan
     if not len(supervoxels):
         raise BadRequest(f"a cleave of label {label} needs at least one supervoxel")
     body = _existing(view, label, "cleave")
-    leaving = np.unique(supervoxels)
+    leaving = ascending(supervoxels)
     rows = bodies.rows_of_supervoxels(view, body, leaving)
     outside = leaving
     if len(rows.sv):  # ascending
@@ -188,11 +189,11 @@ def apply_cleave(change: Change, plan: CleavePlan) -> tuple[int, int]:
     view, label = change.view, plan.target.label
     mutation_id = change.mutation_id()
     new = fresh_label(change)
-    moved = np.append(plan.supervoxels, np.uint64(new))
+    moved = np.concatenate((plan.supervoxels, np.array((new,), np.uint64)))
     owners = np.full(len(moved), new, np.uint64)
     owners[-1] = 0
     add_mappings(view, moved, owners)
-    cleaved, remain = bodies.cleave(view, label, new, plan.supervoxels, stamp_of(change, mutation_id))
+    cleaved, remain = bodies.cleave(view, plan.target, new, plan.supervoxels, stamp_of(change, mutation_id))
     change.record(
         {
             "Action": "cleave-complete",
@@ -260,9 +261,10 @@ def apply_renumber(change: Change, plan: RenumberPlan) -> int:
     mutation_id = change.mutation_id()
     moved, owners = plan.supervoxels, np.full(len(plan.supervoxels), new, np.uint64)
     if not plan.new_is_known:
-        moved, owners = np.append(np.uint64(new), moved), np.append(np.uint64(0), owners)
+        moved = np.concatenate((np.array((new,), np.uint64), moved))
+        owners = np.concatenate((np.zeros(1, np.uint64), owners))
     add_mappings(view, moved, owners)
-    bodies.rename(view, old, new, stamp_of(change, mutation_id))
+    bodies.rename(view, plan.body, new, stamp_of(change, mutation_id))
     counters.raise_max_label(change, new)
     change.record({"Action": "renumber-complete", "MutationID": mutation_id, "NewLabel": new, "OrigLabel": old})
     change.emit(Renumber(mutation_id, old, new, plan.supervoxels))

@@ -14,6 +14,7 @@ from fascicle.kernels import decimal
 
 U64 = NDArray[np.uint64]
 MAX_U64 = (1 << 64) - 1
+LONG_LIST_BYTES = 512
 
 _ids = msgspec.json.Decoder(list[int])
 
@@ -62,7 +63,8 @@ def id_list(data: bytes, what: str) -> list[int]:
 
 def id_array(data: bytes, what: str) -> U64:
     """A JSON list of unsigned 64-bit integers as u64[n]. Raises BadRequest as `id_list` does."""
-    ids = decimal.parsed_list(data)
+    # Few ids are read sooner by the JSON library than by a kernel that has to be called.
+    ids = decimal.parsed_list(data) if len(data) >= LONG_LIST_BYTES else None
     # What the fast reader does not take is left to the JSON library, which says what is wrong with it.
     return np.array(id_list(data, what), np.uint64) if ids is None else ids
 
