@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fascicle.store.base import (
     MAX_KEY_BYTES,
+    LateValue,
     Outcome,
     ReadTransaction,
     Store,
@@ -17,6 +18,7 @@ from fascicle.store.base import (
 
 __all__ = [
     "MAX_KEY_BYTES",
+    "LateValue",
     "Outcome",
     "ReadTransaction",
     "Store",

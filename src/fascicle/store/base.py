@@ -35,6 +35,35 @@ def inline_value(handle: bytes) -> bytes | None:
     return handle[1:] if handle[0] == INLINE else None
 
 
+class LateValue(ABC):
+    """A value that is not at hand, but can be read when it is needed: what is put takes no memory until it is stored.
+
+    It reads the same bytes for as long as somebody holds it, in whatever thread.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Its length in bytes."""
+
+    @abstractmethod
+    def read(self) -> bytes:
+        """The value. Raises StoreError."""
+
+    @abstractmethod
+    def behind(self, head: bytes) -> LateValue:
+        """The same value with some bytes in front of it."""
+
+    @property
+    @abstractmethod
+    def name(self) -> bytes:
+        """The handle that it has inside of a transaction which has put it; no other value of this process has it."""
+
+    def __radd__(self, before: bytes) -> bytes:
+        return before + self.read()
+
+
 @dataclass(frozen=True, slots=True)
 class ValueBatch:
     """Values side by side in one buffer, for kernels.
@@ -125,8 +154,8 @@ class WriteTransaction(ReadTransaction):
     writes: ClassVar[bool] = True
 
     @abstractmethod
-    def put(self, key: bytes, value: bytes | bytearray | memoryview) -> None:
-        """Store a value, replacing the key's old one."""
+    def put(self, key: bytes, value: bytes | bytearray | memoryview | LateValue) -> None:
+        """Store a value, replacing the key's old one. A `LateValue` is not read before the change has succeeded."""
 
     @abstractmethod
     def delete(self, key: bytes) -> bool:

@@ -44,6 +44,8 @@ INLINE_BYTES = 1280
 """Longest value kept beside its key: three such entries fill a page of LMDB; longer ones would take whole pages."""
 MAP_BYTES = (64 << 20) if sys.platform == "win32" else (1 << 40)
 """Address space for the index, a sparse reservation; Windows makes a file of this size, so there it starts small."""
+WAITING_BYTES = 16 << 20
+"""Values of a group that wait in memory for being written to the log; the system gets them as soon as they are more."""
 MAX_READERS = 4096
 SPARE_TRANSACTIONS = 64
 PAUSE_S = 5.0
@@ -95,11 +97,15 @@ class LmdbGroup(WriteGroup):
                 size += len(value)
                 self._inline_bytes += len(value)
             else:
-                handle = self._append.place(value)
+                at_hand = value if isinstance(value, bytes) else value.read()
+                handle = self._append.place(at_hand)
                 old = cursor.replace(key, handle)
-                size += len(value)
-                self.view.placed[handle] = value
+                size += len(at_hand)
+                self.view.placed[handle] = at_hand
                 self._count(handle, 1)
+                if self._append.waiting_bytes > WAITING_BYTES:
+                    self._append.write()
+                    self.view.placed.clear()
             if old is not None:
                 if old[0] == INLINE:
                     self._inline_bytes -= len(old) - 1

@@ -9,21 +9,26 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 
 from fascicle.errors import BadRequest
-from fascicle.store.base import MAX_KEY_BYTES, ReadTransaction, ValueBatch, WriteTransaction
+from fascicle.store.base import MAX_KEY_BYTES, LateValue, ReadTransaction, ValueBatch, WriteTransaction
 
 INLINE_PREFIX = b"\0"
 FEW_KEYS = 16
 
 
 class OverlayTransaction(WriteTransaction):
-    """Pending puts and deletes (None) over `base`. Handles of pending values contain the value, whatever its size."""
+    """Pending puts and deletes (None) over `base`.
+
+    Handles of pending values contain the value, whatever its size; those of late values are their names.
+    """
 
     def __init__(self, base: ReadTransaction) -> None:
         self.base = base
-        self.pending: dict[bytes, bytes | None] = {}
+        self.pending: dict[bytes, bytes | LateValue | None] = {}
         self._sorted: list[bytes] | None = None
         self._unsorted: list[bytes] = []
         """Keys of `pending` that are not in `_sorted` yet, if there is one."""
+        self._named: dict[bytes, LateValue] = {}
+        """Late values of which handles were given out."""
 
     @property
     def number(self) -> int:
@@ -32,27 +37,45 @@ class OverlayTransaction(WriteTransaction):
 
     def get(self, key: bytes) -> bytes | None:
         if key in self.pending:
-            return self.pending[key]
+            value = self.pending[key]
+            return value if value is None or isinstance(value, bytes) else value.read()
         return self.base.get(key)
 
     def handle(self, key: bytes) -> bytes | None:
         if key in self.pending:
             value = self.pending[key]
-            return None if value is None else INLINE_PREFIX + value
+            return None if value is None else self._handle_of(value)
         return self.base.handle(key)
 
+    def _handle_of(self, value: bytes | LateValue) -> bytes:
+        if isinstance(value, bytes):
+            return INLINE_PREFIX + value
+        name = value.name
+        self._named[name] = value
+        return name
+
     def load(self, handle: bytes) -> bytes:
+        if self._named and handle in self._named:
+            return self._named[handle].read()
         return self.base.load(handle)
 
+    def load_part(self, handle: bytes, start: int, stop: int) -> bytes:
+        if self._named and handle in self._named:
+            return self._named[handle].read()[start:stop]
+        return self.base.load_part(handle, start, stop)
+
     def load_many(self, handles: Sequence[bytes]) -> ValueBatch:
+        if self._named:
+            named = self._named
+            handles = [INLINE_PREFIX + named[handle] if handle in named else handle for handle in handles]
         return self.base.load_many(handles)
 
-    def put(self, key: bytes, value: bytes | bytearray | memoryview) -> None:
+    def put(self, key: bytes, value: bytes | bytearray | memoryview | LateValue) -> None:
         if not 0 < len(key) <= MAX_KEY_BYTES:
             raise BadRequest(f"a key of {len(key)} bytes cannot be stored: 1 to {MAX_KEY_BYTES} bytes are possible")
         if self._sorted is not None and key not in self.pending:
             self._unsorted.append(key)
-        self.pending[key] = value if type(value) is bytes else bytes(value)
+        self.pending[key] = value if type(value) is bytes or isinstance(value, LateValue) else bytes(value)
 
     def delete(self, key: bytes) -> bool:
         if key in self.pending:
@@ -120,7 +143,7 @@ class OverlayTransaction(WriteTransaction):
                 entry = next(below, None)
             value = self.pending.get(key)
             if value is not None:
-                yield key, INLINE_PREFIX + value
+                yield key, self._handle_of(value)
         if entry is not None:
             yield entry
             yield from below

@@ -320,6 +320,8 @@ class ValueLog:
 class Append:
     """Values that one transaction appends: placed at once, written and made durable together by `flush`.
 
+    Whoever appends much writes some of it before, so that it need not stay in memory.
+
     `tail` moves along; `sealed` lists the segments (number, length) that were filled up on the way.
     """
 
@@ -329,6 +331,8 @@ class Append:
         self._from = tail.offset
         self._pieces: list[bytes] = []
         self._runs: list[tuple[int, int, list[bytes]]] = []
+        self._written: dict[int, None] = {}
+        self.waiting_bytes = 0
         self.sealed: list[tuple[int, int]] = []
 
     @property
@@ -345,26 +349,41 @@ class Append:
         crc = crc32(value)
         header = HEADER.pack(MAGIC, length, crc)
         self._pieces += (header + HEADER_CRC.pack(crc32(header)), value)
+        self.waiting_bytes += length
         start = self._offset + HEADER_BYTES
         self._offset = start + length
         return HANDLE.pack(PLACED, self._segment, start, length, crc)
 
-    def flush(self) -> None:
-        """Write and sync. Raises StoreFull or StoreError; what was written then is behind the durable tail."""
+    def write(self) -> None:
+        """Give the system what was placed until now: it can be read, but is not durable. Raises as `flush`."""
         self._end_run()
         try:
             for number, offset, pieces in self._runs:
+                self._log._open_writing(number).write(pieces, offset)
+                self._written[number] = None
+        except OSError as error:
+            raise self._failure(error) from error
+        self._runs.clear()
+        self.waiting_bytes = 0
+
+    def flush(self) -> None:
+        """Write and sync. Raises StoreFull or StoreError; what was written then is behind the durable tail."""
+        self.write()
+        lengths = dict(self.sealed)
+        try:
+            for number in self._written:
                 segment = self._log._open_writing(number)
-                segment.write(pieces, offset)
-                length = next((length for sealed, length in self.sealed if sealed == number), None)
-                if length is not None:
-                    os.ftruncate(segment.fd, length)  # a torn tail may reach further
+                if number in lengths:
+                    os.ftruncate(segment.fd, lengths[number])  # a torn tail may reach further
                 segment.sync()
         except OSError as error:
-            self._log._writing = None
-            if error.errno in FULL_ERRNOS:
-                raise StoreFull(f"no space for values in {self._log.folder}: {error.strerror}") from error
-            raise StoreError(f"values could not be written to {self._log.folder}: {error}") from error
+            raise self._failure(error) from error
+
+    def _failure(self, error: OSError) -> StoreError:
+        self._log._writing = None
+        if error.errno in FULL_ERRNOS:
+            return StoreFull(f"no space for values in {self._log.folder}: {error.strerror}")
+        return StoreError(f"values could not be written to {self._log.folder}: {error}")
 
     def _end_run(self) -> None:
         if self._pieces:

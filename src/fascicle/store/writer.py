@@ -10,13 +10,13 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from fascicle.errors import Unavailable
-from fascicle.store.base import Outcome, ReadTransaction, WriteTransaction
+from fascicle.store.base import LateValue, Outcome, ReadTransaction, WriteTransaction
 from fascicle.store.overlay import OverlayTransaction
 
 Change = Callable[[WriteTransaction], Any]
 Done = Callable[[Outcome], None]
 Submitted = tuple[Change, Done]
-Pending = dict[bytes, "bytes | None"]
+Pending = dict[bytes, "bytes | LateValue | None"]
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +96,7 @@ class GroupWriter:
                 if first is None:
                     return
                 self._run_group(self._queued(first))
+                first = None  # nor should what it holds wait for the next one
             self._idle()
 
     def _queued(self, first: Submitted) -> Iterator[Submitted]:

@@ -20,8 +20,17 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from fascicle.errors import BadRequest, FascicleError, Unavailable
-from fascicle.store.base import MAX_KEY_BYTES, Outcome, ReadTransaction, Store, WriteTransaction, inline_value
+from fascicle.errors import BadRequest, CorruptionError, FascicleError, Unavailable
+from fascicle.store.base import (
+    MAX_KEY_BYTES,
+    LateValue,
+    Outcome,
+    ReadTransaction,
+    Store,
+    WriteTransaction,
+    inline_value,
+)
+from fascicle.store.spool import LEAST_BYTES, Spool
 
 END = b"\xff" * (MAX_KEY_BYTES + 1)
 SIZES = (0, 1, 100, 1280, 1281, 5000, 70_000)
@@ -36,6 +45,13 @@ def contents(store: Store) -> dict[bytes, bytes]:
     """Everything in a store."""
     with store.read() as txn:
         return dict(txn.scan(b"", END))
+
+
+def late(spool: Spool, value: bytes) -> LateValue:
+    """A value that lies in a spool and nowhere else, behind its first byte."""
+    kept = spool.keep(value[1:])
+    assert isinstance(kept, LateValue)
+    return kept.behind(value[:1])
 
 
 class StoreTests:
@@ -202,6 +218,126 @@ class StoreTests:
         store.write(change)
         assert contents(store) == {b"a": b"1" * 3000, b"e": b"new"}
 
+    @pytest.mark.parametrize("size", [LEAST_BYTES + 2, 1280, 1281, 70_000])
+    def test_late_values_of_all_sizes(self, store: Store, size: int) -> None:
+        value = pattern(size, size)
+        spool = Spool(store.path, 0)
+        store.write(lambda txn: txn.put(b"key", late(spool, value)))
+        with store.read() as txn:
+            handle = txn.handle(b"key")
+            assert handle is not None
+            assert txn.get(b"key") == txn.load(handle) == value
+        assert store.check() == []
+        live = store.statistics().live_bytes
+        store.write(lambda txn: txn.put(b"key", value))
+        assert store.statistics().live_bytes == live, "it is accounted for as any other"
+
+    def test_reads_inside_of_a_change_see_late_values(self, store: Store) -> None:
+        spool = Spool(store.path, 0)
+        values = {b"%02d" % i: pattern(i, 5000 if i % 3 else 300) for i in range(12)}
+        lates = {key: late(spool, value) for key, value in values.items()}
+        store.write(lambda txn: [txn.put(key, b"old") for key in [*values, b"other"]])
+
+        def change(txn: WriteTransaction) -> dict[bytes, bytes]:
+            for key, value in lates.items():
+                txn.put(key, value)
+            assert txn.get(b"05") == values[b"05"]
+            assert dict(txn.scan(b"", b"1")) == {key: value for key, value in values.items() if key < b"1"}
+            handles = [handle for _, handle in txn.scan_handles(b"", END)]
+            assert len(set(handles)) == 13
+            assert [txn.load(handle) for handle in handles] == [*values.values(), b"old"]
+            assert txn.load_part(handles[4], 10, 20) == values[b"04"][10:20]
+            batch = txn.load_many([*handles, handles[1], b""])
+            found = [bytes(batch.value(i)) for i in range(14)]
+            assert found == [*values.values(), b"old", values[b"01"]]
+            assert batch.lengths[14] == -1
+            assert txn.get_many([b"02", b"no"]) == [values[b"02"], None]
+            last = txn.last(b"", b"07")
+            assert last is not None
+            assert txn.load(last[1]) == values[b"06"]
+            txn.put(b"03", b"written over")
+            assert txn.load(handles[3]) == values[b"03"], "a handle that was given out names what it named"
+            txn.put(b"late", lates[b"04"])
+            assert txn.delete(b"04") is True
+            assert txn.get(b"04") is None
+            assert txn.delete_range(b"10", b"12") == 2
+            return {
+                b"late": values[b"04"],
+                **{key: value for key, value in values.items() if key not in (b"04", b"10", b"11")},
+                b"03": b"written over",
+                b"other": b"old",
+            }
+
+        expected = store.write(change)
+        assert contents(store) == expected
+        store.write(lambda txn: [txn.put(b"03", lates[b"03"]), txn.delete(b"05"), txn.put(b"06", b"")])
+        assert contents(store)[b"03"] == values[b"03"]
+        assert store.check() == []
+
+    def test_changes_of_one_commit_see_late_values_of_each_other(self, store: Store) -> None:
+        spool = Spool(store.path, 0)
+        value = pattern(1, 60_000)
+        kept = late(spool, value)
+        outcomes: list[Outcome] = []
+        held = threading.Event()
+        store.submit(lambda txn: held.wait(10), lambda outcome: None)
+        store.submit(lambda txn: txn.put(b"a", kept), outcomes.append)
+
+        def failing(txn: WriteTransaction) -> None:
+            txn.put(b"b", kept)
+            assert txn.get(b"a") == txn.get(b"b") == value
+            raise ValueError("no")
+
+        store.submit(failing, outcomes.append)
+        store.submit(lambda txn: (txn.get(b"a"), txn.get(b"b"), txn.delete(b"a")), outcomes.append)
+        held.set()
+        store.write(lambda txn: None)
+        assert [type(outcome.error) for outcome in outcomes] == [type(None), ValueError, type(None)]
+        assert outcomes[2].result == (value, None, True)
+        assert contents(store) == {}
+        assert store.check() == []
+
+    def test_more_late_values_than_fit_into_memory(self, store: Store) -> None:
+        """A change with more than a group keeps waiting, read in parts while the rest is still to come."""
+        spool = Spool(store.path, 0)
+        values = {b"%03d" % i: pattern(i, 1_000_000) for i in range(40)}
+        lates = {key: late(spool, value) for key, value in values.items()}
+        held = threading.Event()
+        store.submit(lambda txn: held.wait(10), lambda outcome: None)
+        store.submit(lambda txn: [txn.put(key, value) for key, value in lates.items()], lambda outcome: None)
+        seen: list[Outcome] = []
+        store.submit(lambda txn: [txn.get(b"003") == values[b"003"], txn.get(b"039") == values[b"039"]], seen.append)
+        held.set()
+        store.write(lambda txn: txn.put(b"010", b""))
+        assert seen[0].result == [True, True]
+        assert contents(store) == values | {b"010": b""}
+        assert store.check() == []
+
+    def test_a_damaged_spool_is_found_and_nothing_is_written(self, store: Store) -> None:
+        store.write(lambda txn: txn.put(b"a", b"before"))
+        for damage in ("shorter", "other"):
+            spool = Spool(store.path, 0)
+            lates = [late(spool, pattern(i, 50_000)) for i in range(3)]
+            assert lates[0].read() == pattern(0, 50_000)
+            assert spool._file is not None
+            if damage == "shorter":
+                spool._file.truncate(120_000)
+            else:
+                spool._file.seek(120_000)
+                spool._file.write(b"something else")
+
+            def change(txn: WriteTransaction, lates: list[LateValue] = lates) -> None:
+                txn.put(b"a", b"after")
+                for i, value in enumerate(lates):
+                    txn.put(b"%d" % i, value)
+
+            with pytest.raises(CorruptionError, match="temporary file"):
+                store.write(change)
+            assert contents(store) == {b"a": b"before"}
+        store.write(lambda txn: txn.put(b"a", pattern(7, 50_000)))
+        assert contents(store) == {b"a": pattern(7, 50_000)}
+        assert store.check() == []
+
     def test_a_failing_change_leaves_nothing_and_hurts_nobody(self, store: Store) -> None:
         outcomes: list[Outcome] = []
         finished = threading.Event()
@@ -363,6 +499,7 @@ BOUNDS = st.one_of(st.binary(max_size=3), st.just(END))
 OPERATIONS = st.lists(
     st.one_of(
         st.tuples(st.just("put"), KEYS, VALUES),
+        st.tuples(st.just("put_late"), KEYS, VALUES),
         st.tuples(st.just("delete"), KEYS),
         st.tuples(st.just("delete_range"), BOUNDS, BOUNDS),
         st.tuples(st.just("get"), KEYS),
@@ -390,6 +527,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.store = self.open(Path(self.folder.name) / "store")
         self.model: dict[bytes, bytes] = {}
+        self.spool = Spool(self.store.path, 0)
         self.snapshots: list[tuple[Any, ReadTransaction, dict[bytes, bytes]]] = []
 
     def teardown(self) -> None:
@@ -444,6 +582,10 @@ class StoreMachine(RuleBasedStateMachine):
         if operation == "put":
             key, value = arguments
             txn.put(key, value)
+            model[key] = value
+        elif operation == "put_late":
+            key, value = arguments
+            txn.put(key, self.spool.keep(value))
             model[key] = value
         elif operation == "delete":
             assert txn.delete(arguments[0]) == (model.pop(arguments[0], None) is not None)
