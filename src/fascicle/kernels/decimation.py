@@ -340,7 +340,7 @@ def _round(  # type: ignore[no-untyped-def]
                 least = min(least, costs[at] / 16.0)
                 break
             costs[at] = np.inf
-            u = vertex[_next(fan[at])]
+            u = np.int64(vertex[_next(fan[at])])  # as `v` is: what is called is compiled once
             for i in range(11):
                 form[0, i] = forms[v, i] + forms[u, i]
             ux, uy, uz = place[u, 0], place[u, 1], place[u, 2]
@@ -446,7 +446,7 @@ def decimate(  # type: ignore[no-untyped-def]
     mark = np.zeros(place.shape[0], np.int32)
     far = np.zeros(place.shape[0])
     fresh = np.zeros(place.shape[0], np.bool_)
-    stamp = 0
+    stamp = np.int64(0)
     left = place.shape[0]
     for step in range(4):
         tolerance = 0.25 * error * error / 4.0 ** (3 - step)
