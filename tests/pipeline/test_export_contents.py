@@ -27,6 +27,7 @@ from fascicle.pipeline.sources import OpenNode, SourceSpec
 from fascicle.precomputed import addresses, derived
 from fascicle.precomputed.annotations import columns_of_all
 from fascicle.precomputed.builders import Form
+from fascicle.volumes import sorted_rows
 from fascicle.volumes.objects import FileFolder
 from fascicle.volumes.shards import ShardReader
 from serving import RunningServer
@@ -114,8 +115,7 @@ def test_annotations_are_those_of_the_view(
     store: Path, live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sharded: bool
 ) -> None:
     monkeypatch.setattr(export_directories, "_FEW_CELLS", 3)
-    monkeypatch.setattr(export_directories, "_CELLS_PER_TASK", 5)
-    monkeypatch.setattr(export_directories, "_BODIES_PER_TASK", 7)
+    monkeypatch.setattr(sorted_rows, "RUN_BYTES", 1)  # runs of 64 rows
     result = exported(store, tmp_path / "out", sharded=sharded, verify=True)
     view = derived.whole("annotation")
     for form, place in (("", "synapses"), ("lines/", "synapses/lines")):

@@ -128,6 +128,12 @@ def encode_list(info: AnnotationsInfo, columns: Columns) -> bytes:
     return b"".join((count, words.astype("<u4", copy=False).tobytes(), columns.ids.astype("<u8").tobytes()))
 
 
+def encode_records(info: AnnotationsInfo, columns: Columns) -> NDArray[np.uint8]:
+    """The records of annotations that are no polylines, u8[n, `record_bytes`]. Raises BadRequest."""
+    words, _ = _beside(len(columns), _record_parts(info, columns))
+    return words.astype("<u4", copy=False).view(np.uint8).reshape(len(columns), record_bytes(info))
+
+
 def encode_singles(info: AnnotationsInfo, columns: Columns) -> tuple[memoryview, I64]:
     """What each annotation has under its id, side by side, and where each begins i64[n + 1], in bytes.
 

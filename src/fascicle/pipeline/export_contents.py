@@ -24,18 +24,14 @@ from fascicle.errors import NotFound
 from fascicle.formats import annotation_info
 from fascicle.formats.annotation_info import AnnotationsInfo
 from fascicle.formats.sharding import Sharding, morton_cell
+from fascicle.pipeline.export_annotations import BY_ID, scan_annotations, sorted_lists
 from fascicle.pipeline.export_directories import (
-    BY_ID,
     LINES,
     DirectoryPlace,
     DirectorySetting,
     WrittenIndex,
-    annotation_tasks,
     hashed,
-    overview,
-    scan_annotations,
     sharding_for_cells,
-    spool_annotations,
     spool_stored,
     stored_bodies,
     stored_tasks,
@@ -49,9 +45,12 @@ from fascicle.precomputed import derived
 from fascicle.precomputed.builders import Form
 from fascicle.volumes.destinations import Destination
 from fascicle.volumes.objects import open_folder
+from fascicle.volumes.shard_writing import ScatteredShards
 
 Run = Callable[[list[Task], Job, str], dict[str, Any]]
 """Do tasks, noted in the journal, with a stage for the progress."""
+Fill = Callable[[ScatteredShards], object]
+"""Gives the values of an index."""
 PROPERTIES = "properties"
 _MEMBERS = {"mesh": "mesh", "skeletons": "skeletons", PROPERTIES: "segment_properties"}
 """The members of a volume's info that name directories."""
@@ -190,7 +189,7 @@ class Contents:
         tasks = list(stored_tasks(name, kind, labels))
         self.run(tasks, self._job(spool_stored, folder), kind)
         spools = [folder / task.argument[3] for task in tasks]
-        written = self._index(spools, f"{name}/{kind}", folder, manifests=kind == "mesh")
+        written = self._index(partial(_add_spools, spools), f"{name}/{kind}", folder, manifests=kind == "mesh")
         shutil.rmtree(folder)
         if kind == "mesh":
             from fascicle.formats import multires_mesh
@@ -209,44 +208,30 @@ class Contents:
         directory = f"{name}/{LINES}" if as_lines else name
         folder = self.folder / name
         scan = Task(f"{name}/{prefix}scan", [name, as_lines, prefix])
-        count, *lengths = self.run([scan], self._job(scan_annotations, folder), "annotations")[scan.name]
+        count, described = self.run([scan], self._job(scan_annotations, folder), "annotations")[scan.name]
         if not count:
             return None
-        info = self._info(name, as_lines)
-        columns = [f"body{i}" for i in range(len(info.relationships))]
-        columns += [f"level{i}" for i in range(len(info.spatial))]
-        tasks = list(annotation_tasks(name, as_lines, prefix, list(zip(columns, lengths, strict=True))))
-        self.run(tasks, self._job(spool_annotations, folder), "annotations")
-        written = [self._index([folder / f"{prefix}{BY_ID}"], f"{directory}/{BY_ID}", folder)]
+        info = annotation_info.decode(described.encode())
+        singles = partial(_add_spools, [folder / f"{prefix}{BY_ID}"])
+        by_id = self._index(singles, f"{directory}/{BY_ID}", folder)
+        written = [by_id]
         relationships, levels = [], []
-        for column in columns:
-            spools = [folder / f"{prefix}{column}-{task.argument[4]}" for task in tasks if task.argument[3] == column]
-            number = int(column.removeprefix("body").removeprefix("level"))
-            if column.startswith("body"):
-                index = info.relationships[number]
-                written.append(self._index(spools, f"{directory}/{index.key}", folder))
-                relationships.append(msgspec.structs.replace(index, sharding=written[-1].sharding))
-            else:
-                level = info.spatial[number]
-                written.append(self._cells(spools, f"{directory}/{level.key}", folder, level.grid_shape))
-                levels.append(msgspec.structs.replace(level, sharding=written[-1].sharding))
+        for number, index in enumerate(info.relationships):
+            fill = partial(_fill, folder / f"{prefix}body{number}.rows", info)
+            written.append(self._index(fill, f"{directory}/{index.key}", folder))
+            relationships.append(msgspec.structs.replace(index, sharding=written[-1].sharding))
+        for number, level in enumerate(info.spatial):
+            fill = partial(_fill, folder / f"{prefix}level{number}.rows", info)
+            written.append(self._cells(fill, f"{directory}/{level.key}", folder, level.grid_shape))
+            levels.append(msgspec.structs.replace(level, sharding=written[-1].sharding))
         shutil.rmtree(folder)
         info = msgspec.structs.replace(
             info,
-            by_id=msgspec.structs.replace(info.by_id, sharding=written[0].sharding),
+            by_id=msgspec.structs.replace(info.by_id, sharding=by_id.sharding),
             relationships=tuple(relationships),
             spatial=tuple(levels),
         )
         return _kept(annotation_info.encode(info), *written)
-
-    def _info(self, name: str, as_lines: bool) -> AnnotationsInfo:
-        place = self._place()
-        try:
-            with place.instance(name) as (snapshot, instance):
-                info: AnnotationsInfo = overview(snapshot, instance, as_lines).info
-                return info
-        finally:
-            place.close()
 
     # -- what they share
 
@@ -260,13 +245,13 @@ class Contents:
     def _job(self, work: Callable[[DirectoryPlace, Any], Any], folder: Path) -> Job:
         return Job(DirectoryPlace, self._setting(folder), work)
 
-    def _index(self, spools: list[Path], directory: str, scratch: Path, manifests: bool = False) -> WrittenIndex:
+    def _index(self, fill: Fill, directory: str, scratch: Path, manifests: bool = False) -> WrittenIndex:
         return write_index(
-            spools, self.target, directory, scratch, hashed(self.wanted.sharded), manifests=manifests,
+            fill, self.target, directory, scratch, hashed(self.wanted.sharded), manifests=manifests,
             verify=self.wanted.verify, clearing=self.wanted.clearing,
         )  # fmt: skip
 
-    def _cells(self, spools: list[Path], directory: str, scratch: Path, grid: tuple[int, ...]) -> WrittenIndex:
+    def _cells(self, fill: Fill, directory: str, scratch: Path, grid: tuple[int, ...]) -> WrittenIndex:
         def choose(count: int) -> Sharding | None:
             return sharding_for_cells(grid, count) if self.wanted.sharded else None
 
@@ -274,9 +259,19 @@ class Contents:
             return "_".join(map(str, morton_cell(key, grid)))
 
         return write_index(
-            spools, self.target, directory, scratch, choose, name_of,
+            fill, self.target, directory, scratch, choose, name_of,
             verify=self.wanted.verify, clearing=self.wanted.clearing,
         )  # fmt: skip
+
+
+def _add_spools(spools: list[Path], values: ScatteredShards) -> None:
+    for path in spools:
+        values.add_spool(path)
+
+
+def _fill(path: Path, info: AnnotationsInfo, values: ScatteredShards) -> None:
+    for key, data in sorted_lists(path, info):
+        values.add(key, data)
 
 
 def _kept(info: bytes, *written: WrittenIndex) -> dict[str, Any]:

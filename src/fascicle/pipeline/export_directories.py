@@ -11,13 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from fascicle.errors import NotFound
-from fascicle.formats.sharding import Sharding, morton_bits, morton_cell, morton_codes, sharding_for_keys
+from fascicle.formats.sharding import Sharding, morton_bits, sharding_for_keys
 from fascicle.pipeline.sources import OpenNode, SourceSpec
 from fascicle.pipeline.tasks import Task
 from fascicle.precomputed import addresses, derived
@@ -29,12 +26,12 @@ from fascicle.volumes.objects import ObjectFolder, TooShort, gunzipped
 from fascicle.volumes.shard_writing import ScatteredShards, ShardFiles, SpoolWriter
 from fascicle.volumes.threads import in_parallel
 
+if TYPE_CHECKING:
+    from fascicle.precomputed.annotation_overview import Source
+
 LINES = "lines"
-BY_ID = "by_id"
 STORED = {"mesh": ("_meshes", ".ngmesh"), "skeletons": ("_skeletons", "_swc")}
 """The directories of what is stored of bodies: how the key-value is called after the label map, and how keys end."""
-_BODIES_PER_TASK = 500
-_CELLS_PER_TASK = 200
 _STORED_PER_TASK = 100
 _FEW_CELLS = 64
 _READ_BYTES = 4 << 20
@@ -63,6 +60,12 @@ class DirectoryPlace:
         with self._opened.snapshot() as snapshot:
             yield snapshot, addresses.find_instance(snapshot.catalog, self._opened.repo, name)
 
+    def source(self, snapshot: Snapshot, instance: Instance) -> Source:
+        """An instance of annotations, with the segmentation that it is in."""
+        from fascicle.precomputed.annotation_overview import Source
+
+        return Source.of(snapshot, instance)
+
     def spool(self, name: str) -> SpoolWriter:
         """A file for values that a task makes."""
         self.setting.scratch.mkdir(parents=True, exist_ok=True)
@@ -73,110 +76,6 @@ class DirectoryPlace:
 
 
 # -- annotations
-
-
-def overview(snapshot: Snapshot, instance: Instance, as_lines: bool) -> Any:
-    """The info and the levels of cells, as the live view has them."""
-    from fascicle.precomputed.annotations import Annotations
-
-    directory = derived.whole("annotation")
-    assert isinstance(directory, Annotations)
-    return directory.overview(snapshot, instance, as_lines)
-
-
-def scan_annotations(place: DirectoryPlace, argument: list[Any]) -> list[int]:
-    """All annotations by their ids; the bodies of each relationship and the cells of each level go to a file.
-
-    The numbers of annotations, of the bodies of each relationship, and of the cells of each level.
-    """
-    from fascicle.formats.annotation_index import priorities
-    from fascicle.formats.annotations import encode_singles
-    from fascicle.precomputed.annotations import columns_of_all
-
-    name, as_lines, prefix = argument
-    with place.instance(name) as (snapshot, instance):
-        known = overview(snapshot, instance, as_lines)
-        grids = known.plan.grids
-        bodies = [_Distinct() for _ in known.info.relationships]
-        cells = [_Distinct() for _ in grids]
-        count = 0
-        spool = place.spool(f"{prefix}{BY_ID}")
-        for columns in columns_of_all(snapshot, instance, as_lines):
-            count += len(columns)
-            data, starts = encode_singles(known.info, columns)
-            for i, key in enumerate(columns.ids.tolist()):
-                spool.add(key, data[starts[i] : starts[i + 1]])
-            for found, lists in zip(bodies, columns.related, strict=True):
-                found.add(lists.values)
-            levels = known.plan.levels_of(priorities(columns.ids))
-            for level in np.unique(levels).tolist():
-                points: Any = columns.points
-                points = points[levels == level]
-                for end in range(points.shape[1]):
-                    cells[level].add(morton_codes(grids[level].cells(points[:, end]), grids[level].shape))
-        spool.close()
-    numbers = {f"body{i}": found.all() for i, found in enumerate(bodies)}
-    numbers |= {f"level{i}": found.all() for i, found in enumerate(cells)}
-    path = place.setting.scratch / f"{prefix}lists.npz"
-    with path.with_suffix(".part").open("wb") as file:
-        np.savez(file, **numbers)  # type: ignore[arg-type]
-    path.with_suffix(".part").replace(path)
-    return [count, *(len(one) for one in numbers.values())]
-
-
-class _Distinct:
-    """Distinct numbers u64 that come in parts."""
-
-    def __init__(self) -> None:
-        self._parts: list[NDArray[np.uint64]] = []
-        self._size = 0
-
-    def add(self, numbers: NDArray[np.uint64]) -> None:
-        self._parts.append(np.unique(numbers.astype(np.uint64)))
-        self._size += len(self._parts[-1])
-        if self._size > 1 << 20 and self._size > 2 * len(self._parts[0]):
-            self._parts = [self.all()]
-            self._size = len(self._parts[0])
-
-    def all(self) -> NDArray[np.uint64]:
-        """All of them, ascending."""
-        return np.unique(np.concatenate(self._parts)) if self._parts else np.empty(0, np.uint64)
-
-
-def spool_annotations(place: DirectoryPlace, argument: list[Any]) -> int:
-    """What some bodies have, or some cells list."""
-    from fascicle.formats.annotations import encode_list
-    from fascicle.precomputed.annotation_overview import Source
-    from fascicle.precomputed.annotations import in_cell, of_body
-
-    name, as_lines, prefix, column, start, stop = argument
-    with np.load(place.setting.scratch / f"{prefix}lists.npz") as lists:
-        numbers = lists[column][start:stop].tolist()
-    with place.instance(name) as (snapshot, instance):
-        known = overview(snapshot, instance, as_lines)
-        source = Source.of(snapshot, instance)
-        spool = place.spool(f"{prefix}{column}-{start}")
-        at = int(column[-1]) if column.startswith("body") else int(column.removeprefix("level"))
-        for number in numbers:
-            if column.startswith("body"):
-                found = of_body(source, number, known.info.relationships[at].key)
-            else:
-                cell = morton_cell(number, known.plan.grids[at].shape)
-                found = in_cell(source, known, at, cell, as_lines)
-            if len(found):
-                spool.add(number, encode_list(known.info, found))
-        spool.close()
-    return len(numbers)
-
-
-def annotation_tasks(name: str, as_lines: bool, prefix: str, columns: Sequence[tuple[str, int]]) -> Iterator[Task]:
-    """What is to be spooled after a scan: (list, length) of all lists."""
-    for column, length in columns:
-        step = _BODIES_PER_TASK if column.startswith("body") else _CELLS_PER_TASK
-        for start in range(0, length, step):
-            stop = min(start + step, length)
-            task = f"{name}/{prefix}{column}-{start}"
-            yield Task(task, [name, as_lines, prefix, column, start, stop], stop - start)
 
 
 def sharding_for_cells(grid: Sequence[int], count: int) -> Sharding | None:
@@ -267,7 +166,7 @@ class WrittenIndex:
 
 
 def write_index(
-    spools: Iterable[Path],
+    fill: Callable[[ScatteredShards], object],
     target: Destination,
     directory: str,
     scratch: Path,
@@ -278,7 +177,7 @@ def write_index(
     verify: bool = True,
     clearing: bool = False,
 ) -> WrittenIndex:
-    """Write the values of spools as shards, or as files if `choose` finds none for their number.
+    """Write the values that `fill` gives as shards, or as files if `choose` finds none for their number.
 
     With `manifests`, what leads a value becomes the file and the value `<name>.index`, as meshes are. With `clearing`,
     other objects in the directory are removed. Raises VolumeError if something cannot be written, or is not there
@@ -286,8 +185,7 @@ def write_index(
     """
     old = set(target.folder.names(f"{directory}/")) if clearing else set()
     with ScatteredShards(scratch) as values:
-        for path in spools:
-            values.add_spool(path)
+        fill(values)
         sharding = choose(len(values))
         if sharding is None:
             size = _write_files(values, target, directory, name_of, manifests, verify, old)

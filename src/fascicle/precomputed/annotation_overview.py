@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fascicle.datatypes.annotation.layout import ELEMENTS, I64, U64, blocks_of_keys, full_texts, positions_of
 from fascicle.datatypes.annotation.segmentation import Segmentation, block_size_of, indexed_labelmap
@@ -32,6 +33,7 @@ from fascicle.precomputed.synapse_columns import (
 from fascicle.versions.model import Instance
 from fascicle.versions.resolution import VersionedView
 
+I32 = NDArray[np.int32]
 BODY = "body"
 SIDES = {"presynaptic": PRE_TO, "postsynaptic": POST_TO}
 """The relationships of lines, and the relation that an element at that end has."""
@@ -71,8 +73,8 @@ class Overview:
 
     info: AnnotationsInfo
     plan: Plan
-    known: Mapping[int, tuple[I64, I64]]
-    """Of levels with large cells: the positions of what they list i64[n, 3], of lines of both ends."""
+    known: Mapping[int, tuple[I32, I32]]
+    """Of levels with large cells: the positions of what they list i32[n, 3], of lines of both ends."""
 
 
 def overview_of(snapshot: Snapshot, instance: Instance, as_lines: bool = False) -> Overview:
@@ -184,7 +186,7 @@ def _summed(blocks: I64, weights: I64) -> tuple[I64, I64]:
 
 def _known_of_coarse(
     source: Source, levels: Plan, survey: Survey, middles: Any, as_lines: bool
-) -> dict[int, tuple[I64, I64]]:
+) -> dict[int, tuple[I32, I32]]:
     """The positions of what coarse levels list, all found in one go."""
     coarse = 0
     for grid in levels.grids if len(middles) else ():
@@ -194,19 +196,20 @@ def _known_of_coarse(
         coarse += 1
     if not coarse:
         return {}
-    found: list[tuple[I64, I64, I64]] = []
+    found: list[tuple[I64, I32, I32]] = []
 
-    def keep(ids: U64, first: I64, second: I64) -> None:
+    def keep(ids: U64, first: I32, second: I32) -> None:
         at = levels.levels_of(priorities(ids))
         kept = at < coarse
         found.append((at[kept], first[kept], second[kept]))
 
     if as_lines:
-        batches = source.view.scan_handles(ELEMENTS)
-        keep(*ends_of_lines(text for handles in batches for text in full_texts(source.view, handles)))
+        texts = (text for handles in source.view.scan_handles(ELEMENTS) for text in full_texts(source.view, handles))
+        keep(*ends_of_lines(texts, lambda ids: levels.levels_of(priorities(ids)) < coarse))
     else:
         for rows in in_parts(source.view.scan_batches(ELEMENTS)):
             xyz = positions_of([key for key, _ in rows])
-            keep(ids_of(xyz), xyz, xyz)
+            keep(ids_of(xyz), xyz.astype(np.int32), np.empty((len(xyz), 0), np.int32))
     at, first, second = (np.concatenate([part[i] for part in found]) for i in range(3))
-    return {level: (first[at == level], second[at == level]) for level in range(coarse)}
+    firsts = [first[at == level] for level in range(coarse)]
+    return {level: (one, second[at == level] if as_lines else one) for level, one in enumerate(firsts)}

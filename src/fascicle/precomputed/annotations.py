@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from fascicle.datatypes.annotation import lists, reading
 from fascicle.datatypes.annotation.layout import (
@@ -42,13 +43,14 @@ from fascicle.formats import annotation_info
 from fascicle.formats.annotation_index import Cells, Grid, listed, priorities
 from fascicle.formats.annotation_info import AnnotationsInfo, Index
 from fascicle.formats.annotations import Columns, Lists, encode_list, encode_singles, joined
-from fascicle.precomputed.annotation_overview import BODY, SIDES, Overview, Source, overview_of, relationships_of
+from fascicle.precomputed.annotation_overview import BODY, I32, SIDES, Overview, Source, overview_of, relationships_of
 from fascicle.precomputed.builders import Form, Snapshot
 from fascicle.precomputed.derived import JSON, Directory, Served
 from fascicle.precomputed.synapse_columns import (
     BATCH,
     BOTH,
     POST_TO,
+    Lines,
     ids_of,
     in_parts,
     line_properties,
@@ -75,15 +77,32 @@ def columns_of_all(snapshot: Snapshot, instance: Instance, as_lines: bool = Fals
     Each is given once, in the order in which elements lie in space. Parts have some ten thousand, never none.
     """
     source = Source.of(snapshot, instance)
+    return (found.columns for found in (lines_of_all(source) if as_lines else points_of_all(source)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Points:
+    """Elements as points, with where they are."""
+
+    columns: Columns
+    xyz: I64
+
+
+def points_of_all(source: Source) -> Iterator[Points]:
+    """All elements, as `columns_of_all` gives them."""
     for rows in in_parts(source.view.scan_batches(ELEMENTS)):
         handles = [handle for _, handle in rows]
+        xyz = positions_of([key for key, _ in rows])
         texts = full_texts(source.view, handles)
-        if as_lines:
-            found = lines(source.elements, texts, source.segmentation, once=True).columns
-        else:
-            xyz = positions_of([key for key, _ in rows])
-            found = points(xyz, kinds_of(source.view, handles), texts, source.segmentation)
-        if len(found):
+        yield Points(points(xyz, kinds_of(source.view, handles), texts, source.segmentation), xyz)
+
+
+def lines_of_all(source: Source) -> Iterator[Lines]:
+    """All lines, as `columns_of_all` gives them."""
+    for rows in in_parts(source.view.scan_batches(ELEMENTS)):
+        texts = full_texts(source.view, [handle for _, handle in rows])
+        found = lines(source.elements, texts, source.segmentation, once=True)
+        if len(found.columns):
             yield found
 
 
@@ -117,7 +136,7 @@ def in_cell(source: Source, overview: Overview, level: int, cell: Sequence[int],
         first, second = overview.known[level]
         ends = [one[(_cells(grid, first) == place).all(axis=1) | (_cells(grid, second) == place).all(axis=1)]
                 for one in ((first, second) if as_lines else (first,))]  # fmt: skip
-        found = _at(source, np.unique(np.concatenate(ends), axis=0), as_lines)
+        found = _at(source, np.unique(np.concatenate(ends), axis=0).astype(np.int64), as_lines)
     elif as_lines:
         found = _lines_in_box(source, _box(grid, cell))
     else:
@@ -131,7 +150,7 @@ def in_cell(source: Source, overview: Overview, level: int, cell: Sequence[int],
     return found.take(mine[np.argsort(chance[mine])])
 
 
-def _cells(grid: Grid, xyz: I64) -> I64:
+def _cells(grid: Grid, xyz: I32) -> I64:
     return grid.cells((xyz + 0.5).astype(np.float32))
 
 
@@ -142,6 +161,15 @@ def _box(grid: Grid, cell: Sequence[int]) -> reading.Box:
     x0, y0, z0 = np.where(at == 0, INT32_MIN, np.floor(low - 1)).astype(np.int64).tolist()
     x1, y1, z1 = np.where(at == shape - 1, INT32_MAX, np.ceil(high + 1)).astype(np.int64).tolist()
     return reading.Box((x0, y0, z0), (x1, y1, z1))
+
+
+def lies_near(grid: Grid, cells: I64, xyz: I64) -> NDArray[np.bool_]:
+    """Whether voxels [n, 3] are in the boxes in which the elements of cells [n, 3] are looked for."""
+    low = np.floor(grid.lower + cells * grid.chunk - 1)
+    high = np.ceil(grid.lower + (cells + 1) * grid.chunk + 1)
+    inside = ((cells == 0) | (xyz >= low)) & ((cells == np.array(grid.shape) - 1) | (xyz <= high))
+    found: NDArray[np.bool_] = inside.all(axis=1)
+    return found
 
 
 def _points_in_box(source: Source, box: reading.Box, window: tuple[int, int]) -> Columns:

@@ -15,7 +15,7 @@ Positions are i64[n, 3], x, y, z.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
@@ -23,6 +23,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from fascicle.datatypes.annotation.events import KINDS
 from fascicle.datatypes.annotation.layout import (
@@ -41,6 +42,7 @@ from fascicle.formats.annotation_info import Property
 from fascicle.formats.annotations import Columns, Lists
 from fascicle.versions.resolution import VersionedView
 
+I32 = NDArray[np.int32]
 BATCH = 1 << 14
 """Rows that are read together."""
 UNKNOWN_CONFIDENCE = 1.0
@@ -219,6 +221,8 @@ class Lines:
     columns: Columns
     pre_xyz: I64
     post_xyz: I64
+    told: tuple[NDArray[np.bool_], NDArray[np.bool_]]
+    """Whether the element on the first end says so, and that on the second one."""
 
 
 def lines(
@@ -273,33 +277,78 @@ def lines(
     related: tuple[Lists, ...] = ()
     if segmentation is not None:
         related = (Lists.single(bodies_at(segmentation, pre)), Lists.single(bodies_at(segmentation, post)))
-    return Lines(Columns(ids, middles, properties, related), pre, post)
+    told = tuple(
+        np.array([pair[i] in known and pair[1 - i] in known[pair[i]].ends(BOTH[i]) for pair in ordered], np.bool_)
+        for i in range(2)
+    )
+    return Lines(Columns(ids, middles, properties, related), pre, post, (told[0], told[1]))
 
 
-def ends_of_lines(texts: Iterable[bytes]) -> tuple[U64, I64, I64]:
-    """(ids, first ends, second ends) of all lines between elements, given as whole JSON, in no order.
+def ends_of_lines(
+    texts: Iterable[bytes], wanted: Callable[[U64], NDArray[np.bool_]] | None = None
+) -> tuple[U64, I32, I32]:
+    """(ids, first ends, second ends i32[n, 3]) of all lines between elements, given as whole JSON, in no order.
 
-    The same as `lines` gives, without what is known of the ends: quicker where there are very many.
+    The same as `lines` gives, without what is known of the ends: quicker where there are very many. `wanted` says of
+    ids which lines are given, so that memory holds no more than those.
+    """
+    ids, pres, posts = [np.empty(0, np.uint64)], [np.empty((0, 3), np.int32)], [np.empty((0, 3), np.int32)]
+    told = [np.empty(0, np.uint64)]
+    others: list[tuple[U64, I32, I32]] = [(ids[0], pres[0], posts[0])]
+
+    def choose(numbers: U64) -> NDArray[np.bool_]:
+        return np.ones(len(numbers), np.bool_) if wanted is None else wanted(numbers)
+
+    for after, before in _relations(texts):
+        # what the element on the second end says: all of it is in one part
+        hashes, places = np.unique(_hash_of(after[:, 1], after[:, 0]), return_index=True)
+        pre, post = after[places, 1], after[places, 0]
+        own = ids_of(post)
+        order = np.lexsort((pre[:, 0], pre[:, 1], pre[:, 2], own))
+        first = order[np.flatnonzero(np.diff(own[order], prepend=own[order[:1]] + np.uint64(1)))]
+        found = hashes.copy()
+        found[first] = own[first]
+        kept = choose(found)
+        ids.append(found[kept])
+        pres.append(pre[kept].astype(np.int32))
+        posts.append(post[kept].astype(np.int32))
+        told.append(hashes[choose(hashes)])
+        # what that on the first end says
+        hashes, places = np.unique(_hash_of(before[:, 0], before[:, 1]), return_index=True)
+        kept = choose(hashes)
+        pairs = before[places[kept]].astype(np.int32)
+        others.append((hashes[kept], pairs[:, 0], pairs[:, 1]))
+    found, pre, post = (np.concatenate([part[i] for part in others]) for i in range(3))
+    found, places = np.unique(found, return_index=True)
+    new = ~np.isin(found, np.concatenate(told))
+    rest = places[new]
+    return (
+        np.concatenate([*ids, found[new]]),
+        np.concatenate([*pres, pre[rest]]),
+        np.concatenate([*posts, post[rest]]),
+    )
+
+
+def _relations(texts: Iterable[bytes]) -> Iterator[tuple[I64, I64]]:
+    """Of some elements after the others, where they are and to where their relations lead: i64[n, 2, 3].
+
+    First of relations to first ends of lines, then of those to second ends.
     """
     told: dict[str, array[int]] = {relation: array("i") for relation in BOTH}
+
+    def given() -> tuple[I64, I64]:
+        pre_to, post_to = (np.array(told[relation], np.int64).reshape(-1, 2, 3) for relation in BOTH)
+        return post_to, pre_to
+
     for text in texts:
         one = _decode_related(text)
         for relation in one.Rels or ():
             if relation.Rel in told:
                 told[relation.Rel].extend(one.Pos + relation.To)
-    before, after = (np.frombuffer(told[relation], np.int32).reshape(-1, 2, 3).astype(np.int64) for relation in BOTH)
-    pre = np.concatenate((after[:, 1], before[:, 0]))
-    post = np.concatenate((after[:, 0], before[:, 1]))
-    hashes, places = np.unique(_hash_of(pre, post), return_index=True)  # what the second end says of a line comes first
-    pre, post = pre[places], post[places]
-    known = places < len(after)
-    ending = np.flatnonzero(known)
-    own = ids_of(post)
-    order = ending[np.lexsort((pre[ending, 0], pre[ending, 1], pre[ending, 2], own[ending]))]
-    first = order[np.flatnonzero(np.diff(own[order], prepend=own[order[:1]] + np.uint64(1)))]
-    ids = hashes
-    ids[first] = own[first]
-    return ids, pre, post
+        if sum(map(len, told.values())) > 6 * BATCH:
+            yield given()
+            told = {relation: array("i") for relation in BOTH}
+    yield given()
 
 
 def _order(place: Triple) -> tuple[int, int, int]:
