@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
@@ -38,6 +37,7 @@ from fascicle.server.bodies import BodyBridge, BodyLimits, Receive
 from fascicle.server.catalog_calls import Edit
 from fascicle.server.connection import PARTS, Exchange
 from fascicle.server.gates import Gates
+from fascicle.server.handover import Handover
 from fascicle.server.metrics import Metrics
 from fascicle.server.pooled import Pooled, Rest, begun, stream
 from fascicle.server.requests import Request
@@ -105,8 +105,7 @@ class Application:
             **instance_creation.server_settings(settings),
         }
         self.closing = False
-        self._landed: deque[tuple[Callable[[Outcome], None], Outcome]] = deque()
-        self._landing = False
+        self.handover = Handover(store)
         self._sweeper = Sweeper(store, self.catalogs)
         self._volumes = VolumeInstances(store, self.catalogs, self.elsewhere, self.datatype_settings)
         self._plans: dict[tuple[str, str, str, str], Plan] = {}
@@ -202,17 +201,19 @@ class Application:
     # -- answers without a task
 
     def quick(self, request: Request, body: bytes, exchange: Exchange) -> bool:
-        """Answer a request on an instance at once, start the change it asks for, or let a thread answer it.
+        """Answer a request on an instance or version at once, start the change it asks for, or let a thread answer it.
 
         False if it needs a task.
         """
         segments = request.segments
-        if len(segments) < 5 or segments[1] != "node" or segments[0] != "api" or request.method == "OPTIONS":
+        if len(segments) < 4 or segments[1] != "node" or segments[0] != "api" or request.method == "OPTIONS":
             return False
         if self.cold.now(request.started):
             return False
         try:
             self._pass_gates(request)
+            if len(segments) == 4:
+                return self._quick_on_version(request, body, exchange)
             with self.store.read() as txn:
                 plan = self.plan(request, txn)
                 route = plan.route
@@ -247,18 +248,31 @@ class Application:
         size = sum(map(len, body)) if type(body) is list else memoryview(body).nbytes
         head = answers.whole_head(request, answer, self.headers, size)
         exchange.write(answer.status, head, b"" if request.method == "HEAD" else body)
-        self.account("node", request.segments[4], request, answer.status, size)
+        segments = request.segments
+        self.account("node", segments[4] if len(segments) > 4 else segments[3], request, answer.status, size)
+
+    def _quick_on_version(self, request: Request, body: bytes, exchange: Exchange) -> bool:
+        self.limits.check_size(len(body))
+        reply = self._run_catalog(request, body)
+        if isinstance(reply, Edit):
+            finish = partial(self._finish_quick, request, reply.answer, exchange)
+            self.handover.submit(exchange.loop, self._edit_of(reply), finish)
+        else:
+            self.write_quick(request, reply, exchange)
+        return True
 
     def submit_quick(self, request: Request, plan: Plan, commit: Commit, exchange: Exchange) -> None:
         """Make a change, and answer once it is durable."""
-        finish = partial(self._finish_quick_commit, request, commit, exchange)
-        self.store.submit(self._change(request, plan, commit), partial(self.land, exchange.loop, finish))
+        finish = partial(self._finish_quick, request, commit.answer, exchange)
+        self.handover.submit(exchange.loop, self._change(request, plan, commit), finish)
 
-    def _finish_quick_commit(self, request: Request, commit: Commit, exchange: Exchange, outcome: Outcome) -> None:
+    def _finish_quick(
+        self, request: Request, answered: Callable[[Any], Answer], exchange: Exchange, outcome: Outcome
+    ) -> None:
         error = outcome.error
         if error is None:
             try:
-                answer = commit.answer(outcome.result)
+                answer = answered(outcome.result)
                 if not isinstance(answer.body, (bytes, memoryview)):
                     answer.body = b"".join(answer.body)
             except Exception as raised:
@@ -450,9 +464,12 @@ class Application:
 
         return change
 
+    def _edit_of(self, edit: Edit) -> Callable[[WriteTransaction], Any]:
+        return lambda txn: edit.apply(CatalogEditor(txn, self.catalogs))
+
     async def edit(self, edit: Edit) -> Answer:
         """Change the catalog and answer once that is durable."""
-        result = await self.submit(lambda txn: edit.apply(CatalogEditor(txn, self.catalogs)))
+        result = await self.submit(self._edit_of(edit))
         if isinstance(result, Repo):
             self._volumes.start()
         return edit.answer(result)
@@ -461,22 +478,8 @@ class Application:
         """Run a change in a write transaction; the future is done once it is durable."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        self.store.submit(change, partial(self.land, loop, partial(_settle, future)))
+        self.handover.submit(loop, change, partial(_settle, future))
         return future
-
-    def land(self, loop: asyncio.AbstractEventLoop, receiver: Callable[[Outcome], None], outcome: Outcome) -> None:
-        """In another thread: pass an outcome to the loop, which is woken once for all that are waiting."""
-        self._landed.append((receiver, outcome))
-        if not self._landing:
-            self._landing = True
-            loop.call_soon_threadsafe(self._deliver)
-
-    def _deliver(self) -> None:
-        self._landing = False
-        landed = self._landed
-        while landed:
-            receiver, outcome = landed.popleft()
-            receiver(outcome)
 
     def start_sweeping(self, _: Any = None) -> Answer:
         """Remove the data of deleted instances in the background."""

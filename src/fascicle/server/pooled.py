@@ -130,7 +130,7 @@ class Pooled:
             outcome = Outcome(self._app.begun(request, body, None))
         except BaseException as error:
             outcome = Outcome(error=error)
-        self._app.land(exchange.loop, partial(self._finish, request, pool, exchange), outcome)
+        self._app.handover.land(exchange.loop, partial(self._finish, request, pool, exchange), outcome)
 
     def _finish(self, request: Request, pool: Executor, exchange: Exchange, outcome: Outcome) -> None:
         app = self._app
