@@ -213,22 +213,65 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def test_of_a_server(store: Path, tmp_path: Path) -> None:
+    """Everything but stored meshes and skeletons, with the bytes that come from the folder."""
     server = RunningServer(store)
     server.start()
+    source = SourceSpec(server=server.url, repo="r")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            result = export(SourceSpec(server=server.url, repo="r"), str(tmp_path / "out"), ExportOptions(workers=1))
+            result = export(source, str(tmp_path / "out"), ExportOptions(workers=1))
+            export(source, str(tmp_path / "files"), ExportOptions(workers=1, instances=("synapses",), sharded=False))
     finally:
         server.kill9()
-    assert set(result.directories) == {"seg/properties"}
-    assert result.left_out == (
-        "annotations of empty: a store folder is needed for them",
-        "annotations of synapses: a store folder is needed for them",
+    assert set(result.directories) == {"seg/properties", "synapses", "synapses/lines"}
+    assert result.left_out == tuple(
+        f"seg_{kind}: a store folder is needed for what is stored" for kind in ("meshes", "skeletons")
     )
-    exported(store, tmp_path / "local", annotations=False, meshes=False, skeletons=False)
-    ours, theirs = tree(tmp_path / "local"), tree(tmp_path / "out")
-    assert ours == theirs
+    exported(store, tmp_path / "local", meshes=False, skeletons=False)
+    assert tree(tmp_path / "local") == tree(tmp_path / "out")
+    exported(store, tmp_path / "local_files", instances=("synapses",), sharded=False)
+    assert tree(tmp_path / "local_files") == tree(tmp_path / "files")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["files", "local", "local_files", "out"]
+
+
+def test_elements_with_relations_on_one_side(tmp_path: Path) -> None:
+    """Bodies and fine cells list the lines of which their own elements know, as the view does; also of a server."""
+    folder = tmp_path / "db"
+    pairs = [((x, 5, 5), (100 - x, 20, 40)) for x in range(3, 60, 4)]
+    elements = []
+    for number, (pre, post) in enumerate(pairs):
+        for own, other, kind, relation in ((pre, post, "PreSyn", "PreSynTo"), (post, pre, "PostSyn", "PostSynTo")):
+            told = number % 3 == 0 or (number % 3 == 1) == (kind == "PreSyn")
+            relations = [{"Rel": relation, "To": other}] if told else []
+            elements.append({"Pos": own, "Kind": kind, "Tags": [], "Prop": {}, "Rels": relations})
+    with LocalConnection(folder) as connection:
+        root = connection.json("POST", "/api/repos", {"alias": "r"})["root"]
+        for kind, name in (("labelmap", "seg"), ("annotation", "synapses")):
+            settings = {"typename": kind, "dataname": name, **({"BlockSize": "32,32,32"} if kind == "labelmap" else {})}
+            connection.json("POST", f"/api/repo/{root}/instance", settings)
+        labels = np.ones((64, 32, 128), np.uint64)
+        labels[:, :, 50:] = 2
+        connection.request("POST", f"/api/node/{root}/seg/raw/0_1_2/128_32_64/0_0_0", labels.tobytes())
+        path = f"/api/node/{root}/synapses"
+        connection.json("POST", f"{path}/sync", {"sync": "seg"})
+        connection.json("POST", f"{path}/elements", elements)
+        connection.json("POST", f"{path}/labels", {"2": json.dumps(elements[:5])})
+        connection.json("POST", f"/api/node/{root}/commit", {"note": "all"})
+    exported(folder, tmp_path / "out", sharded=False, instances=("synapses",))
+    view = Live(folder)
+    try:
+        directory = derived.whole("annotation")
+        for form in ("", "lines/"):
+            names = [name.removeprefix("synapses/") for name in tree(tmp_path / "out") if name.startswith("synapses/")]
+            for name in names:
+                if name.startswith("lines/") == bool(form) and not name.endswith("info"):
+                    assert (tmp_path / "out/synapses" / name).read_bytes() == view.get("synapses", directory, name)
+            for body in ("presynaptic/1", "presynaptic/2", "postsynaptic/1", "postsynaptic/2") if form else ("body/2",):
+                shown = view.get("synapses", directory, f"{form}{body}")
+                assert (f"{form}{body}" in names) == (shown != bytes(8))
+    finally:
+        view.opened.close()
 
 
 def test_shards_of_cells_hold_all_cells() -> None:

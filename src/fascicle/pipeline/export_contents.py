@@ -27,6 +27,7 @@ from fascicle.formats.sharding import Sharding, morton_cell
 from fascicle.pipeline.export_annotations import BY_ID, scan_annotations, sorted_lists
 from fascicle.pipeline.export_directories import (
     LINES,
+    STORED,
     DirectoryPlace,
     DirectorySetting,
     WrittenIndex,
@@ -114,10 +115,16 @@ class Contents:
         return {member: kind for kind, member in _MEMBERS.items() if f"{name}/{kind}" in done}
 
     def left_out(self) -> tuple[str, ...]:
-        """What a server does not give as a whole."""
+        """What a server does not give as a whole: stored meshes and skeletons."""
         if self.version.spec.data:
             return ()
-        return tuple(f"annotations of {name}: a store folder is needed for them" for name in self.annotations)
+        wanted = {"mesh": self.wanted.meshes, "skeletons": self.wanted.skeletons}
+        return tuple(
+            f"{name}{suffix}: a store folder is needed for what is stored"
+            for name in self.labelmaps
+            for kind, (suffix, _) in STORED.items()
+            if wanted[kind] is None and self.version.types.get(name + suffix) == "keyvalue"
+        )
 
     def _steps(self) -> Iterator[tuple[str, Callable[[], Any]]]:
         wanted, in_folder = self.wanted, bool(self.version.spec.data)
@@ -129,7 +136,7 @@ class Contents:
                     yield f"{name}/{kind}", partial(self._made, name, kind)
                 elif choice is None and in_folder and not wanted.supervoxels:
                     yield f"{name}/{kind}", partial(self._stored, name, kind)
-        if wanted.annotations is not False and in_folder:
+        if wanted.annotations is not False:
             for name in self.annotations:
                 yield name, partial(self._annotations, name, False)
                 yield f"{name}/{LINES}", partial(self._annotations, name, True)
@@ -208,7 +215,9 @@ class Contents:
         directory = f"{name}/{LINES}" if as_lines else name
         folder = self.folder / name
         scan = Task(f"{name}/{prefix}scan", [name, as_lines, prefix])
-        count, described = self.run([scan], self._job(scan_annotations, folder), "annotations")[scan.name]
+        setting = self._setting(folder) if self.version.spec.data else self._copied(name, folder)
+        job = Job(DirectoryPlace, setting, scan_annotations)
+        count, described = self.run([scan], job, "annotations")[scan.name]
         if not count:
             return None
         info = annotation_info.decode(described.encode())
@@ -232,6 +241,16 @@ class Contents:
             spatial=tuple(levels),
         )
         return _kept(annotation_info.encode(info), *written)
+
+    def _copied(self, name: str, folder: Path) -> DirectorySetting:
+        """Annotations of a server, copied once."""
+        from fascicle.pipeline.served_annotations import REPO, ServedLabels, copy_annotations
+
+        spec, copy, step = self.version.spec, self.folder.with_name("copies") / name, f"copy of {name}"
+        if step not in self.journal.done:
+            self.journal.add(step, copy_annotations(spec, name, copy))
+        labels = ServedLabels(spec.server, spec.version, *self.journal.done[step])
+        return DirectorySetting(SourceSpec(data=str(copy), repo=REPO), folder, labels)
 
     # -- what they share
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fascicle.errors import NotFound
 from fascicle.formats.sharding import Sharding, morton_bits, sharding_for_keys
+from fascicle.pipeline.ingest_connections import Connection, ServerConnection
 from fascicle.pipeline.sources import OpenNode, SourceSpec
 from fascicle.pipeline.tasks import Task
 from fascicle.precomputed import addresses, derived
@@ -27,6 +28,7 @@ from fascicle.volumes.shard_writing import ScatteredShards, ShardFiles, SpoolWri
 from fascicle.volumes.threads import in_parallel
 
 if TYPE_CHECKING:
+    from fascicle.pipeline.served_annotations import ServedLabels
     from fascicle.precomputed.annotation_overview import Source
 
 LINES = "lines"
@@ -45,6 +47,8 @@ class DirectorySetting:
     spec: SourceSpec
     """The version, by its UUID, of a store folder."""
     scratch: Path
+    labels: ServedLabels | None = None
+    """If the store is a copy of annotations: where their bodies are asked for."""
 
 
 class DirectoryPlace:
@@ -53,6 +57,7 @@ class DirectoryPlace:
     def __init__(self, setting: DirectorySetting) -> None:
         self.setting = setting
         self._opened = OpenNode(setting.spec)
+        self._connection: Connection | None = None
 
     @contextmanager
     def instance(self, name: str) -> Iterator[tuple[Snapshot, Instance]]:
@@ -64,7 +69,13 @@ class DirectoryPlace:
         """An instance of annotations, with the segmentation that it is in."""
         from fascicle.precomputed.annotation_overview import Source
 
-        return Source.of(snapshot, instance)
+        found, labels = Source.of(snapshot, instance), self.setting.labels
+        if labels is None:
+            return found
+        from fascicle.pipeline.served_annotations import served
+
+        self._connection = self._connection or ServerConnection(labels.server, "")
+        return served(found, labels, self._connection)
 
     def spool(self, name: str) -> SpoolWriter:
         """A file for values that a task makes."""
@@ -72,6 +83,8 @@ class DirectoryPlace:
         return SpoolWriter(self.setting.scratch / name)
 
     def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
         self._opened.close()
 
 

@@ -184,24 +184,29 @@ def export_synapses(
 
 def _elements(connection: Connection, node: str, instance: str) -> Iterator[Element]:
     """All elements, block by block."""
-    rest = b""
-    started = False
+    for _, elements in blocks_of(connection, node, instance):
+        yield from elements
+
+
+def blocks_of(connection: Connection, node: str, instance: str) -> Iterator[tuple[str, list[Element]]]:
+    """All blocks that have elements, as a server names them (x,y,z), with those."""
+    rest, name = b"", ""
     for piece in connection.pieces(f"/api/node/{node}/{quote(instance)}/all-elements"):
         rest += piece
-        if not started:
-            _, bracket, after = rest.partition(b'":[')
+        if not name:
+            head, bracket, after = rest.partition(b'":[')
             if not bracket:
                 continue
-            started, rest = True, after
+            name, rest = head.rpartition(b'"')[2].decode(), after
         position = 0
         for border in _NEXT_BLOCK.finditer(rest):
-            yield from msgspec.json.decode(b"[" + rest[position : border.start()] + b"]")
-            position = border.end()
+            yield name, msgspec.json.decode(b"[" + rest[position : border.start()] + b"]")
+            name, position = border[1].decode(), border.end()
         rest = rest[position:]
-    if started:
+    if name:
         if not rest.rstrip().endswith(b"]}"):
             raise TableError("the answer ended before it was complete: see the server's log")
-        yield from msgspec.json.decode(b"[" + rest.rstrip()[:-1])
+        yield name, msgspec.json.decode(b"[" + rest.rstrip()[:-1])
 
 
 def bodies_of(connection: Connection, node: str, segmentation: str, points: list[list[int]]) -> list[int]:
