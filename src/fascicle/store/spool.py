@@ -28,7 +28,7 @@ from fascicle.errors import CorruptionError, StoreError, StoreFull
 from fascicle.store.base import LateValue
 
 MEMORY_BYTES = 64 << 20
-"""So many bytes of the values of one spool stay in memory."""
+"""So many bytes stay in memory, of the values of one spool and of a body."""
 LEAST_BYTES = 192
 """A shorter value stays in memory whatever else does: to know its place would take as much."""
 PIECE_BYTES = 1 << 20
@@ -170,6 +170,11 @@ def spool_failure(error: OSError, folder: Path | None) -> StoreError:
     return StoreError(f"a temporary file in {place} could not be written: {error}")
 
 
+def fits_in_memory(size_bytes: int) -> bool:
+    """Whether so much may stay in memory on its way into the store."""
+    return size_bytes <= MEMORY_BYTES
+
+
 def gathered(pieces: Iterable[bytes], folder: Path | None) -> NDArray[np.uint8]:
     """Bytes that arrive in pieces as one array u8; many are mapped from an unnamed file.
 
@@ -182,7 +187,7 @@ def gathered(pieces: Iterable[bytes], folder: Path | None) -> NDArray[np.uint8]:
         for piece in pieces:
             parts.append(piece)
             size += len(piece)
-            if size > MEMORY_BYTES and (file is None or len(parts) >= 16):
+            if not fits_in_memory(size) and (file is None or len(parts) >= 16):
                 file = file or unnamed_file(folder)
                 write_whole(file, b"".join(parts))
                 parts = []

@@ -279,11 +279,21 @@ def test_refused_writes_change_nothing(tiny: Images, path: str, body: bytes, mes
 
 
 def test_large_bodies_go_through_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fascicle.datatypes.image.block_spool.MEMORY_BYTES", 5000)
+    monkeypatch.setattr("fascicle.store.spool.MEMORY_BYTES", 5000)
     images = Images(BlockSize="8,8,8")
     volume = textured((16, 32, 32))
     images.put_volume(volume, (0, 0, 0))
     assert images.get("raw/0_1_2/32_32_16/0_0_0") == volume.tobytes()
+    volume = textured((16, 32, 32))
+    packed = lz4.block.compress(volume.tobytes(), store_size=False)
+    images.post("raw/0_1_2/32_32_16/0_0_0?compression=lz4", packed)
+    assert images.get("raw/0_1_2/32_32_16/0_0_0") == volume.tobytes()
+    for wrong in (packed[:-10], packed + b"1234", b"\x00" * 6000):
+        with pytest.raises(BadRequest):
+            images.post("raw/0_1_2/32_32_16/0_0_0?compression=lz4", wrong)
+    assert images.get("raw/0_1_2/32_32_16/0_0_0") == volume.tobytes()
+    images.post("blocks/0_1_0/4", volume.tobytes()[: 4 * 512])
+    assert images.get("blocks/0_1_0/4") == volume.tobytes()[: 4 * 512]
 
 
 @pytest.mark.parametrize("slab_bytes", [500, 10_000, 30_000])

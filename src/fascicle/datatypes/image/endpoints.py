@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import lz4.block
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from fascicle.datatypes.base import Answer, Call, Change, Commit, Reply
 from fascicle.datatypes.elsewhere import elsewhere_of, is_elsewhere
@@ -23,7 +24,6 @@ from fascicle.datatypes.image.block_source import (
     RemoteBlocks,
     StoredBlocks,
 )
-from fascicle.datatypes.image.block_spool import BlockSpool, BodySpool
 from fascicle.datatypes.image.blocks import (
     AS_JPEG,
     JPEG,
@@ -37,6 +37,7 @@ from fascicle.datatypes.image.blocks import (
     lz4_literals,
     record_header,
 )
+from fascicle.datatypes.image.body_spool import BodySpool
 from fascicle.datatypes.image.oblique import oblique_image, parse_oblique
 from fascicle.datatypes.image.settings import (
     extents_from,
@@ -66,10 +67,19 @@ from fascicle.datatypes.voxel_requests import (
     parse_volume,
 )
 from fascicle.errors import NOT_JSON, BadRequest
+from fascicle.formats import lz4_block
+from fascicle.kernels.arrays import Buffer
+from fascicle.store.base import LateValue
+from fascicle.store.spool import Spool, fits_in_memory, gathered
 
 LZ4_ANSWER_BYTES = 256 << 20
 """Larger volumes asked for as one LZ4 block are framed as literals instead of being compressed in memory."""
 SMALL_ANSWER_BYTES = 4 << 20
+FEW_ROWS, FEW_BLOCKS = 8, 64
+"""Pictures of at most so many rows of blocks and blocks are looked for in the event loop."""
+
+EncodedBlocks = list[tuple[bytes, bytes | LateValue]]
+"""Type keys and stored forms."""
 
 
 def reader_of(call: Call) -> BlockReader:
@@ -132,6 +142,29 @@ def _document(call: Call) -> object:
 
 def get_raw(call: Call) -> Answer:
     return _get_voxels(call, isotropic=False)
+
+
+def kept_raw(call: Call) -> Answer | None:
+    """A picture that is remembered, if only a few blocks have to be looked up for it."""
+    if "roi" in call.query:
+        return None
+    request = parse_request(call.keyword, call.args)
+    suffix = call.args[3] if len(call.args) > 3 else ""
+    what: tuple[object, ...]
+    if isinstance(request, SliceRequest):
+        image_format = parse_format(suffix)
+        box, what, kind = request.volume, (request, request, image_format), image_format.content_type
+    elif suffix in ("jpg", "jpeg"):
+        box, what, kind = request, (request, "jpeg"), "image/jpeg"
+    else:
+        return None
+    reader = reader_of(call)
+    (x0, y0, z0), (x1, y1, z1) = box.blocks(reader.layout.size_xyz)
+    rows = (y1 - y0 + 1) * (z1 - z0 + 1)
+    if rows > FEW_ROWS or rows * (x1 - x0 + 1) > FEW_BLOCKS:
+        return None
+    found: bytes | None = reader.cache.get(_picture_key(reader, reader.within(box), what))
+    return None if found is None else Answer(found, kind)
 
 
 def get_isotropic(call: Call) -> Answer:
@@ -232,16 +265,20 @@ def _kept(reader: BlockReader, box: VolumeRequest, what: object, make: Callable[
     nobody else.
     """
     blocks = reader.within(box)
-    seen = hashlib.blake2b(digest_size=16)
-    for block, handle in blocks:
-        seen.update(b"%d %d %d %d " % (*block, len(handle)))
-        seen.update(handle)
-    key = (reader.source.instance_id, what, seen.digest())
+    key = _picture_key(reader, blocks, what)
     found: bytes | None = reader.cache.get(key)
     if found is None:
         found = make(blocks)
         reader.cache.put(key, found, len(found) + 1000)
     return found
+
+
+def _picture_key(reader: BlockReader, blocks: Sequence[Located], what: object) -> tuple[object, ...]:
+    seen = hashlib.blake2b(digest_size=16)
+    for block, handle in blocks:
+        seen.update(b"%d %d %d %d " % (*block, len(handle)))
+        seen.update(handle)
+    return reader.source.instance_id, what, seen.digest()
 
 
 def _bytes_of(voxels: Voxels) -> memoryview:
@@ -298,7 +335,7 @@ def post_raw(call: Call) -> Commit:
     check_alignment(request, layout.size_xyz)
     spool = BodySpool(request.voxels * layout.bytes_per_voxel, call.store.path)
     if call.query.get("compression") == "lz4":
-        spool.fill([_unpacked(b"".join(call.pieces()), spool.expected_bytes)])
+        spool.fill(_unpacked(gathered(call.pieces(), call.store.path), spool.expected_bytes))
     else:
         spool.fill(call.pieces())
     check_body(request, layout.bytes_per_voxel, spool.received_bytes)
@@ -314,13 +351,14 @@ def post_raw(call: Call) -> Commit:
 
 def encoded_blocks(
     volume: Voxels, request: VolumeRequest, layout: BlockLayout, call: Call, region: Region | None
-) -> BlockSpool:
+) -> EncodedBlocks:
     """The blocks of an aligned box, ready to be stored. `volume` is [z, y, x(, channel)].
 
     Blocks without a voxel inside of the region, if there is one, are left out.
     """
     inside = None if region is None else region.block_mask(request.offset_xyz, request.size_xyz, layout.size_xyz)
-    blocks = BlockSpool(call.store.path)
+    spool = Spool(call.store.path)
+    blocks: EncodedBlocks = []
     bx, by, bz = layout.size_xyz
     first, last = request.blocks(layout.size_xyz)
     for z in range(last[2] - first[2] + 1):
@@ -330,22 +368,21 @@ def encoded_blocks(
                     continue
                 part = volume[z * bz : (z + 1) * bz, y * by : (y + 1) * by, x * bx : (x + 1) * bx]
                 key = block_key((first[0] + x, first[1] + y, first[2] + z))
-                blocks.add(key, encode_block(np.ascontiguousarray(part), layout))
+                blocks.append((key, spool.keep(encode_block(np.ascontiguousarray(part), layout))))
     return blocks
 
 
-def put_blocks(change: Change, blocks: BlockSpool) -> None:
-    view = change.view
-    for key, value in blocks:
-        view.put(BLOCKS, key, value)
+def put_blocks(change: Change, blocks: EncodedBlocks) -> None:
+    change.view.put_spooled(BLOCKS, blocks)
 
 
-def _unpacked(packed: bytes, size_bytes: int) -> bytes:
+def _unpacked(packed: NDArray[np.uint8], size_bytes: int) -> Iterable[Buffer]:
+    if not fits_in_memory(size_bytes):
+        return lz4_block.decompress_stream(packed, size_bytes)
     try:
-        found: bytes = lz4.block.decompress(packed, uncompressed_size=size_bytes)
+        return (lz4.block.decompress(packed, uncompressed_size=size_bytes),)
     except lz4.block.LZ4BlockError as error:
         raise BadRequest(f"the body is not an LZ4 block of {size_bytes} bytes of voxels: {error}") from None
-    return found
 
 
 # -- blocks
@@ -382,9 +419,8 @@ def post_blocks(call: Call) -> Commit:
             f"block data ceased before all block data read: {spool.received_bytes} bytes of {spool.expected_bytes}"
         )
     volume = spool.data().view(layout.dtype).reshape(span, *layout.shape)
-    blocks = BlockSpool(call.store.path)
-    for i in range(span):
-        blocks.add(block_key((x + i, y, z)), encode_block(volume[i], layout))
+    kept = Spool(call.store.path)
+    blocks = [(block_key((x + i, y, z)), kept.keep(encode_block(volume[i], layout))) for i in range(span)]
     return Commit(lambda change: put_blocks(change, blocks))
 
 

@@ -4,6 +4,9 @@ A *plan* is made against a snapshot, outside of the write transaction and under 
 encoding take time. Storing it is a matter of puts. Should blocks have changed in between after all, the plan is made
 again inside of the transaction.
 
+However many blocks a write has, what it keeps of each in memory until its commit is a note of some hundred bytes: the
+blocks themselves, those of the scales above and the changes of the index go through a spool.
+
 Counts in the index change by true differences, from the voxels per label that each stored block carries, so that
 writing over a block leaves the index right whatever was there.
 """
@@ -11,12 +14,12 @@ writing over a block leaves the index right whatever was there.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
-from typing import TypeVar
+from typing import TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +33,8 @@ from fascicle.datatypes.voxel_requests import Triple
 from fascicle.formats import downres, label_block, sub_blocks
 from fascicle.formats.block_code import block_codes, block_xyz
 from fascicle.formats.label_block import LabelBlock
+from fascicle.store.base import LateValue
+from fascicle.store.spool import Spool
 from fascicle.versions.resolution import VersionedView
 
 U64 = NDArray[np.uint64]
@@ -40,6 +45,12 @@ OPEN_BYTES = 64 << 20
 
 MOST_REPLACED = 5
 """Octants up to which a block is changed in place; to encode it anew is quicker where more of them change."""
+
+COMPARED_BLOCKS, COMPARED_BYTES = 1024, 8 << 20
+"""Blocks whose labels are compared with what was there together, and bytes of new ones that are read for it."""
+
+ROWS_AT_ONCE = 1 << 19
+"""Rows of the index that are changed together. Bodies that reach farther are changed several times."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -77,18 +88,23 @@ class Edited:
 class NewBlocks:
     """Blocks of one scale on their way into the store, by code; the last one given for a code counts."""
 
-    def __init__(self) -> None:
-        self.stored: dict[int, bytes] = {}
+    def __init__(self, spool: Spool | None = None) -> None:
+        self.spool = spool or Spool(None)
+        self.kept: dict[int, bytes | LateValue] = {}
+        self.greatest = 0
+        """The greatest label of all that were added taken apart."""
         self.edited: dict[int, Edited] = {}
         """Of the blocks that are stored ones with some changes."""
         self._open: dict[int, LabelBlock] = {}
         self._open_bytes = 0
 
     def __len__(self) -> int:
-        return len(self.stored)
+        return len(self.kept)
 
     def add(self, code: int, stored: bytes, opened: LabelBlock | None = None) -> None:
-        self.stored[code] = stored
+        self.kept[code] = self.spool.keep(stored)
+        if opened is not None:
+            self.greatest = max(self.greatest, int(opened.table.max()))
         before = self._open.pop(code, None)
         if before is not None:
             self._open_bytes -= before.size_bytes
@@ -96,13 +112,44 @@ class NewBlocks:
             self._open[code] = opened
             self._open_bytes += opened.size_bytes
 
-    def opened(self, code: int) -> LabelBlock:
+    def opened(self, code: int, stored: bytes) -> LabelBlock:
+        """A block, whose stored form is at hand, taken apart."""
         found = self._open.get(code)
-        return label_block.opened_stored(self.stored[code], check=False) if found is None else found
+        return label_block.opened_stored(stored, check=False) if found is None else found
+
+    def close(self) -> None:
+        """Keep nothing inflated any more."""
+        self._open.clear()
+        self._open_bytes = 0
+
+    def stored(self, code: int) -> bytes:
+        """Raises CorruptionError or StoreError if it cannot be read from the spool."""
+        kept = self.kept[code]
+        return kept if isinstance(kept, bytes) else kept.read()
 
     def codes(self) -> U64:
         """Ascending."""
-        return np.array(sorted(self.stored), np.uint64)
+        return np.sort(np.fromiter(self.kept, np.uint64, len(self.kept)))
+
+
+class StoredInOrder(Sequence[bytes]):
+    """The stored form of new blocks by their places among `codes`, read when it is asked for."""
+
+    def __init__(self, new: NewBlocks, codes: U64) -> None:
+        self._new = new
+        self._codes = codes
+
+    def __len__(self) -> int:
+        return len(self._codes)
+
+    @overload
+    def __getitem__(self, place: int) -> bytes: ...
+    @overload
+    def __getitem__(self, place: slice) -> StoredInOrder: ...
+    def __getitem__(self, place: int | slice) -> bytes | StoredInOrder:
+        if isinstance(place, slice):
+            return StoredInOrder(self._new, self._codes[place])
+        return self._new.stored(int(self._codes[place]))
 
 
 def stored_of(dense_zyx: U64) -> tuple[bytes, LabelBlock]:
@@ -120,6 +167,52 @@ class Rows:
     before: U32
     after: U32
 
+    def __len__(self) -> int:
+        return len(self.sv)
+
+    def tobytes(self) -> bytes:
+        return b"".join(column.tobytes() for column in (self.sv, self.block, self.before, self.after))
+
+    @classmethod
+    def frombuffer(cls, data: bytes) -> Rows:
+        n = len(data) // 24
+        wide, narrow = np.frombuffer(data, np.uint64, 2 * n), np.frombuffer(data, np.uint32, 2 * n, 16 * n)
+        return cls(wide[:n], wide[n:], narrow[:n], narrow[n:])
+
+
+class ChangedRows:
+    """What a write changes in the index, block after block; much of it waits in a spool."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._parts: list[bytes | LateValue] = []
+
+    def add(self, rows: Rows) -> None:
+        self._parts.append(self._spool.keep(rows.tobytes()))
+
+    def __iter__(self) -> Iterator[Rows]:
+        """In pieces of about `ROWS_AT_ONCE`, none of them empty; no block is in two of them."""
+        waiting: list[bytes] = []
+        size = 0
+        for part in self._parts:
+            waiting.append(part if isinstance(part, bytes) else part.read())
+            size += len(waiting[-1]) // 24
+            if size >= ROWS_AT_ONCE:
+                yield _joined(waiting)
+                waiting, size = [], 0
+        if size:
+            yield _joined(waiting)
+
+
+def _joined(parts: Sequence[bytes]) -> Rows:
+    rows = [Rows.frombuffer(part) for part in parts]
+    return Rows(
+        np.concatenate([part.sv for part in rows]),
+        np.concatenate([part.block for part in rows]),
+        np.concatenate([part.before for part in rows]),
+        np.concatenate([part.after for part in rows]),
+    )
+
 
 @dataclass(slots=True)
 class Plan:
@@ -127,9 +220,9 @@ class Plan:
 
     mark: bytes
     """The count of voxel writes of the snapshot that the plan was made from."""
-    levels: dict[int, Mapping[int, bytes]]
-    """Stored blocks by code, by scale."""
-    rows: Rows | None = None
+    levels: dict[int, NewBlocks]
+    """By scale."""
+    rows: ChangedRows | None = None
     codes: U64 = field(default_factory=lambda: np.empty(0, np.uint64))
     previous: tuple[bytes | None, ...] = ()
     """Handles of the blocks of scale 0 that `codes` names, as they were."""
@@ -168,29 +261,47 @@ def _previous_columns(
 
 
 def changed_rows(
-    view: VersionedView, codes: U64, previous: Sequence[bytes | None], stored: Mapping[int, bytes]
-) -> Rows:
+    view: VersionedView, codes: U64, previous: Sequence[bytes | None], new: NewBlocks
+) -> ChangedRows:
     """What new blocks change in the index, compared with the blocks that were there."""
-    columns: list[tuple[U64, U64, U32, bool]] = []
-    for sv, block, count in _previous_columns(view, codes, previous):
-        columns.append((sv, block, count, False))
+    changed = ChangedRows(new.spool)
+    for begin in range(0, len(codes), COMPARED_BLOCKS):
+        part = codes[begin : begin + COMPARED_BLOCKS]
+        before = list(_previous_columns(view, part, previous[begin : begin + COMPARED_BLOCKS]))
+        rows = _differences(before, list(_new_columns(part, new)))
+        if len(rows):
+            changed.add(rows)
+    return changed
+
+
+def _new_columns(codes: U64, new: NewBlocks) -> Iterator[tuple[U64, U64, U32]]:
+    """(supervoxels, blocks, voxels) of new blocks."""
+    waiting: list[bytes] = []
+    size = 0
     listed = codes.tolist()
-    for begin in range(0, len(listed), 1024):
-        part = listed[begin : begin + 1024]
-        sv, block, count = _columns(codes[begin : begin + 1024], [stored[code] for code in part])
-        columns.append((sv, block, count, True))
+    for end, code in enumerate(listed, 1):
+        waiting.append(new.stored(code))
+        size += len(waiting[-1])
+        if size >= COMPARED_BYTES or end == len(listed):
+            yield _columns(codes[end - len(waiting) : end], waiting)
+            waiting, size = [], 0
+
+
+def _differences(old: list[tuple[U64, U64, U32]], new: list[tuple[U64, U64, U32]]) -> Rows:
+    columns = old + new
     if not columns:
         empty, none = np.empty(0, np.uint64), np.empty(0, np.uint32)
         return Rows(empty, empty, none, none)
     sv = np.concatenate([c[0] for c in columns])
     block = np.concatenate([c[1] for c in columns])
     count = np.concatenate([c[2] for c in columns])
-    new = np.concatenate([np.full(len(c[0]), c[3]) for c in columns])
+    is_new = np.zeros(len(sv), np.bool_)
+    is_new[sum(len(c[0]) for c in old) :] = True
     order = np.lexsort((sv, block))
-    sv, block, count, new = sv[order], block[order], count[order], new[order]
+    sv, block, count, is_new = sv[order], block[order], count[order], is_new[order]
     starts = np.flatnonzero(np.append(True, (sv[1:] != sv[:-1]) | (block[1:] != block[:-1])))
-    before = np.add.reduceat(np.where(new, np.uint32(0), count), starts, dtype=np.uint32)
-    after = np.add.reduceat(np.where(new, count, np.uint32(0)), starts, dtype=np.uint32)
+    before = np.add.reduceat(np.where(is_new, np.uint32(0), count), starts, dtype=np.uint32)
+    after = np.add.reduceat(np.where(is_new, count, np.uint32(0)), starts, dtype=np.uint32)
     keep = (before != after) & (sv[starts] != 0)
     return Rows(sv[starts][keep], block[starts][keep], before[keep], after[keep])
 
@@ -200,23 +311,31 @@ def coarser_blocks(
 ) -> NewBlocks:
     """The blocks of the next scale up that contain changed blocks of `scale`."""
     sx, sy, sz = size_xyz
-    xyz = block_xyz(changed.codes())
-    parents, inverse = np.unique(block_codes(xyz >> 1), return_inverse=True)
-    octants = ((xyz[:, 2] & 1) * 4 + (xyz[:, 1] & 1) * 2 + (xyz[:, 0] & 1)).tolist()
-    children: list[list[tuple[int, int]]] = [[] for _ in range(len(parents))]
-    for code, parent, octant in zip(changed.codes().tolist(), inverse.tolist(), octants, strict=True):
-        children[parent].append((octant, code))
-    partial = np.array([len(members) < 8 for members in children], np.bool_)
-    stored_before: dict[int, bytes] = {}
-    places, handles = blocks.find_blocks(view, scale + 1, parents[partial])
-    for begin in range(0, len(handles), blocks.BATCH_BLOCKS):
-        batch = blocks.load_blocks(view, handles[begin : begin + blocks.BATCH_BLOCKS])
-        for i, place in enumerate(places[begin : begin + blocks.BATCH_BLOCKS].tolist()):
-            stored_before[int(parents[partial][place])] = bytes(batch.value(i))
+    codes = changed.codes()
+    xyz = block_xyz(codes)
+    of_codes = block_codes(xyz >> 1)
+    order = np.argsort(of_codes, kind="stable")
+    parents, starts = np.unique(of_codes[order], return_index=True)
+    codes, xyz = codes[order], xyz[order]
+    octants = (xyz[:, 2] & 1) * 4 + (xyz[:, 1] & 1) * 2 + (xyz[:, 0] & 1)
+    stops = np.append(starts[1:], len(codes))
+    del of_codes, order, xyz
 
-    def parent_block(item: tuple[int, list[tuple[int, int]]]) -> tuple[int, bytes, LabelBlock]:
-        code, members = item
-        before = stored_before.get(code)
+    def families() -> Iterator[tuple[int, list[tuple[int, int]], bytes | None]]:
+        """Parents, their (octant, block), and what is stored in their place where something is left as it is."""
+        for begin in range(0, len(parents), blocks.BATCH_BLOCKS):
+            part = slice(begin, begin + blocks.BATCH_BLOCKS)
+            partial = parents[part] if changed.edited else parents[part][stops[part] - starts[part] < 8]
+            places, handles = blocks.find_blocks(view, scale + 1, partial)
+            before: dict[int, bytes] = {}
+            if handles:
+                batch = blocks.load_blocks(view, handles)
+                before = {int(partial[place]): bytes(batch.value(i)) for i, place in enumerate(places.tolist())}
+            for parent, a, b in zip(parents[part].tolist(), starts[part].tolist(), stops[part].tolist(), strict=True):
+                yield parent, list(zip(octants[a:b].tolist(), codes[a:b].tolist(), strict=True)), before.get(parent)
+
+    def parent_block(item: tuple[int, list[tuple[int, int]], bytes | None]) -> tuple[int, bytes, LabelBlock]:
+        code, members, before = item
         marks = np.zeros(8, np.uint64) if before is None else label_block.marks(before).copy()
         # An octant whose mark is that of the finer block as it was need not be made anew where that has not changed.
         # Others may lag behind, where blocks were written without their coarser scales, and are made anew as a whole.
@@ -225,15 +344,17 @@ def coarser_blocks(
             for octant, child in members
             if (edited := changed.edited.get(child)) is not None and edited.mark == int(marks[octant])
         }
+        finer: dict[int, LabelBlock] = {}
         for octant, child in members:
-            marks[octant] = label_block.mark(changed.stored[child])
+            stored = changed.stored(child)
+            marks[octant] = label_block.mark(stored)
+            finer[octant] = changed.opened(child, stored)
         if len(members) - len(in_step) <= MOST_REPLACED:
             old = sub_blocks.solid(sx // 8, sy // 8, sz // 8)
             voxels = np.array([sx * sy * sz], np.uint32)
             if before is not None:
                 old = label_block.opened_stored(before, check=False)
                 voxels = label_block.stored_counts(before)
-            finer = {octant: changed.opened(child) for octant, child in members}
             block, voxels, places = sub_blocks.follow(old, voxels, finer, in_step)
             made = label_block.split(block, voxels) if before is None or len(places) else before
             if before is not None:
@@ -243,15 +364,15 @@ def coarser_blocks(
             dense = label_block.decode(label_block.opened_stored(before, check=False))
         else:
             dense = (np.zeros if len(members) < 8 else np.empty)((sz, sy, sx), np.uint64)
-        for octant, child in members:
+        for octant, block in finer.items():
             z, y, x = (octant >> 2) * sz // 2, (octant >> 1 & 1) * sy // 2, (octant & 1) * sx // 2
             corner = dense[z : z + sz // 2, y : y + sy // 2, x : x + sx // 2]
-            downres.halve_into(changed.opened(child), corner)
+            downres.halve_into(block, corner)
         stored, opened = stored_of(dense)
         return code, label_block.marked(stored, marks), opened
 
-    above = NewBlocks()
-    for made in side_by_side(parent_block, zip(parents.tolist(), children, strict=True)):
+    above = NewBlocks(changed.spool)
+    for made in side_by_side(parent_block, families()):
         above.add(*made)
     return above
 
@@ -264,15 +385,17 @@ def make_plan(
     `top_scale` is the highest scale to compute from scale 0 (0: none); `indexing`: whether the index follows.
     """
     codes = new.codes()
-    plan = Plan(blocks.voxel_writes(view), {scale: new.stored}, codes=codes)
+    plan = Plan(blocks.voxel_writes(view), {scale: new}, codes=codes)
     if scale == 0:
         plan.previous = previous_handles(view, 0, codes)
         if indexing:
-            plan.rows = changed_rows(view, codes, plan.previous, new.stored)
+            plan.rows = changed_rows(view, codes, plan.previous, new)
         level = new
         for lower in range(top_scale):
-            level = coarser_blocks(view, lower, level, size_xyz)
-            plan.levels[lower + 1] = level.stored
+            finer, level = level, coarser_blocks(view, lower, level, size_xyz)
+            finer.close()
+            plan.levels[lower + 1] = level
+        level.close()
     return plan
 
 
@@ -283,15 +406,11 @@ def store_plan(change: Change, plan: Plan) -> None:
     """Write a plan's blocks and index rows in a transaction."""
     view = change.view
     blocks.mark_voxel_write(change.txn, change.instance.id)
-    for scale, stored in plan.levels.items():
-        for code in sorted(stored):
-            view.put(blocks.BLOCKS, blocks.key_of_code(scale, code), stored[code])
-    if plan.rows is not None:
-        apply_counts(view, plan.rows.sv, plan.rows.block, plan.rows.after)
-
-
-def _max_label(stored: Iterable[bytes]) -> int:
-    return max((int(label_block.stored_table(value).max()) for value in stored), default=0)
+    for scale, level in plan.levels.items():
+        listed = map(int, level.codes())
+        view.put_spooled(blocks.BLOCKS, ((blocks.key_of_code(scale, code), level.kept[code]) for code in listed))
+    for rows in plan.rows or ():
+        apply_counts(view, rows.sv, rows.block, rows.after)
 
 
 def commit_blocks(
@@ -316,7 +435,6 @@ def commit_blocks(
     def planned(view: VersionedView) -> Plan:
         return make_plan(view, new, size_xyz, scale=scale, top_scale=top_scale, indexing=indexing)
 
-    greatest = _max_label(new.stored.values()) if full else 0
     xyz = block_xyz(new.codes())
     lock = blocks.voxel_lock(call.store, call.instance.id)
     lock.acquire()
@@ -345,8 +463,8 @@ def commit_blocks(
             low = (xyz.min(axis=0) * size_xyz).tolist()
             high = ((xyz.max(axis=0) + 1) * size_xyz - 1).tolist()
             blocks.grow_extents(change.view, low, high)
-            counters.raise_max_label(change, greatest)
-        stored = tuple(new.stored[code] for code in current.codes.tolist())
+            counters.raise_max_label(change, new.greatest)
+        stored = StoredInOrder(new, current.codes)
         change.emit(BlockChange(change.mutation_id(), current.codes, current.previous, stored))
 
     def answer(_: None) -> Answer:

@@ -6,6 +6,7 @@ own, although a follower may treat it as a merge of the old body into a new one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,5 +103,5 @@ class BlockChange:
     """Their codes, ascending."""
     previous: tuple[bytes | None, ...]
     """Handles of what was seen there before (for `VersionedView.load`), None where nothing was stored."""
-    stored: tuple[bytes, ...]
-    """The stored label blocks (`formats.label_block`) that are there now, supervoxels."""
+    stored: Sequence[bytes]
+    """The stored label blocks (`formats.label_block`) that are there now, supervoxels; read when asked for."""

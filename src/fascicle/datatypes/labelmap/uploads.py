@@ -1,13 +1,14 @@
 """Receiving voxels: dense volumes and streams of label blocks become stored blocks while they arrive.
 
 A body is read and checked to its end before anything is written, so a malformed one changes nothing. What is kept of it
-until then is the stored form, which is small.
+until then is the stored form, of which but a part lies in memory (`store.spool`).
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,14 @@ from fascicle.formats import label_block, lz4_block
 from fascicle.formats.block_code import block_code
 from fascicle.formats.label_block import LabelBlock
 from fascicle.kernels.arrays import Buffer, frozen_bytes
+from fascicle.store.spool import Spool, fits_in_memory, gathered, mapped_array
 
 U64 = NDArray[np.uint64]
 
 _RECORD = struct.Struct("<iiiI")
 _PIECE_BYTES = 1 << 20
+UNPACKED_BYTES = 16 << 20
+"""A slab that is no larger is unpacked in one piece and need not be copied together."""
 _GZIP_ERROR: Any = isal_zlib.error
 
 
@@ -59,9 +63,9 @@ def post_raw(call: Call) -> Reply:
     low, high = request.blocks(size)
     block_code(*low)
     block_code(*high)
-    new = NewBlocks()
+    new = NewBlocks(Spool(call.store.path))
     pieces = _dense_pieces(call, request, 8 * request.size_xyz[0] * request.size_xyz[1] * size[2])
-    for code, (stored, opened) in side_by_side(_encoded, _dense_blocks(request, size, pieces, inside)):
+    for code, (stored, opened) in side_by_side(_encoded, _dense_blocks(request, size, pieces, inside, call.store.path)):
         new.add(code, stored, opened)
     return commit_blocks(call, new, size, downres=True)
 
@@ -78,7 +82,8 @@ def _dense_pieces(call: Call, request: VolumeRequest, slab_bytes: int) -> Iterab
     if compression == "gzip":
         return _inflated(call.pieces())
     if compression == "lz4":
-        return lz4_block.decompress_stream(b"".join(call.pieces()), 8 * request.voxels, slab_bytes)
+        packed = gathered(call.pieces(), call.store.path)
+        return lz4_block.decompress_stream(packed, 8 * request.voxels, min(slab_bytes, UNPACKED_BYTES))
     raise BadRequest(f'unknown compression type "{compression}": it can be none, lz4 or gzip')
 
 
@@ -97,13 +102,17 @@ def _inflated(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _dense_blocks(
-    request: VolumeRequest, size: Triple, pieces: Iterable[Buffer], inside: NDArray[np.bool_] | None
+    request: VolumeRequest,
+    size: Triple,
+    pieces: Iterable[Buffer],
+    inside: NDArray[np.bool_] | None,
+    folder: Path | None,
 ) -> Iterator[tuple[int, U64]]:
     """(code, dense block u64[z,y,x]) of a volume whose bytes arrive in pieces; of those `inside` [z,y,x], if given."""
     bx, by, bz = size
     sx, sy, _ = request.size_xyz
     (x0, y0, z0), (x1, y1, z1) = request.blocks(size)
-    filling = _Slabs(pieces, 8 * sx * sy * bz)
+    filling = _Slabs(pieces, 8 * sx * sy * bz, folder)
     for z in range(z0, z1 + 1):
         slab = filling.next(request).view("<u8").reshape(bz, sy, sx)
         for y in range(y0, y1 + 1):
@@ -116,9 +125,10 @@ def _dense_blocks(
 
 
 class _Slabs:
-    """Cuts a stream of bytes into arrays of one size."""
+    """Cuts a stream of bytes into arrays of one size; large ones are mapped from unnamed files."""
 
-    def __init__(self, pieces: Iterable[Buffer], slab_bytes: int) -> None:
+    def __init__(self, pieces: Iterable[Buffer], slab_bytes: int, folder: Path | None) -> None:
+        self._folder = folder
         self._pieces = iter(pieces)
         self._slab_bytes = slab_bytes
         self._left = memoryview(b"")
@@ -141,7 +151,7 @@ class _Slabs:
             slab = np.frombuffer(self._left[: self._slab_bytes], np.uint8)
             self._left = self._left[self._slab_bytes :]
             return slab
-        slab = np.empty(self._slab_bytes, np.uint8)
+        slab = self._empty()
         filled = 0
         while filled < self._slab_bytes:
             if not self._left:
@@ -154,6 +164,11 @@ class _Slabs:
             filled += len(part)
             self._left = self._left[len(part) :]
         return slab
+
+    def _empty(self) -> NDArray[np.uint8]:
+        if fits_in_memory(self._slab_bytes):
+            return np.empty(self._slab_bytes, np.uint8)
+        return mapped_array(self._slab_bytes, self._folder)
 
     def finish(self, request: VolumeRequest) -> None:
         """Raise BadRequest if more came than expected."""
@@ -209,7 +224,7 @@ def _received(call: Call) -> tuple[NewBlocks, Triple]:
         opened = label_block.opened(normal)
         return code, label_block.split(opened, counts), opened
 
-    new = NewBlocks()
+    new = NewBlocks(Spool(call.store.path))
     for code, stored, opened in side_by_side(admitted, _records(call.pieces(), limit)):
         new.add(code, stored, opened)
     return new, size
