@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fascicle.formats import label_block
-from fascicle.formats.label_layer import LabelLayer, labels_at
+from fascicle.formats.block_code import LIMIT, block_codes
+from fascicle.formats.label_layer import LabelLayer, VoxelsByBlock, labels_at
 
 
 def dense_block(rng: np.random.Generator, shape_zyx: tuple[int, int, int]) -> np.ndarray:
@@ -80,25 +81,54 @@ def test_boxes_that_cannot_be_written() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 1 << 30), count=st.integers(1, 4))
-def test_labels_at_voxels_of_many_blocks(seed: int, count: int) -> None:
+@given(seed=st.integers(0, 1 << 30), spread=st.sampled_from([1, 3, 1 << 20]))
+def test_labels_at_voxels_of_many_blocks(seed: int, spread: int) -> None:
     rng = np.random.default_rng(seed)
-    shape = tuple(8 * int(n) for n in rng.integers(1, 4, 3))
-    dense = [dense_block(rng, shape) for _ in range(count)]
-    opened = [label_block.opened(label_block.encode(block)) for block in dense]
-    voxels = [rng.integers(0, shape[::-1], (int(rng.integers(0, 50)), 3)) for _ in dense]
-    voxels[0][:1] = np.array(shape[::-1]) - 1  # the last value of a block, behind which there is nothing
-    found = labels_at(opened, np.cumsum([len(some) for some in voxels]), np.concatenate(voxels))
-    expected = [block[some[:, 2], some[:, 1], some[:, 0]] for block, some in zip(dense, voxels, strict=True)]
-    assert np.array_equal(found, np.concatenate(expected))
+    gx, gy, gz = (int(n) for n in rng.integers(1, 4, 3))
+    shape, size = (8 * gz, 8 * gy, 8 * gx), (8 * gx, 8 * gy, 8 * gz)
+    xyz = rng.integers(-spread, spread + 1, (int(rng.integers(0, 150)), 3)) * size + rng.integers(0, size, (1, 3))
+    xyz[:1] = np.array(size) - 1  # the last value of a block, behind which there is nothing
+    voxels = VoxelsByBlock.of(xyz, size)
+    corners = np.floor_divide(xyz, size)
+    coded = np.flatnonzero((np.abs(corners) <= LIMIT).all(axis=1))
+    codes = block_codes(corners[coded])
+    order = coded[np.argsort(codes, kind="stable")]
+    assert np.array_equal(voxels.places, order)
+    assert np.array_equal(voxels.codes, np.unique(codes))
+    assert np.array_equal(voxels.ends, np.cumsum(np.unique(codes, return_counts=True)[1]))
+    assert np.array_equal(voxels.xyz, (xyz - corners * size)[order])
+
+    dense = {int(code): dense_block(rng, shape) for code in voxels.codes if rng.random() < 0.7}
+    opened = [
+        label_block.opened(label_block.encode(dense[code])) if code in dense else None for code in voxels.codes.tolist()
+    ]
+    found, missing = np.full(len(xyz), 77, np.uint64), np.zeros(shape, np.uint64)
+    labels_at(opened, voxels, found)
+    expected = np.full(len(xyz), 77, np.uint64)
+    for place, code in zip(coded.tolist(), codes.tolist(), strict=True):
+        x, y, z = xyz[place] - corners[place] * size
+        expected[place] = dense.get(code, missing)[z, y, x]
+    assert np.array_equal(found, expected)
+
+
+def test_voxels_of_some_of_the_blocks() -> None:
+    voxels = VoxelsByBlock.of(np.array([[9, 0, 0], [1, 0, 0], [10, 0, 0], [2, 3, 17]]), (8, 8, 8))
+    middle = voxels.part(1, 2)
+    assert middle.places.tolist() == [0, 2]
+    assert middle.ends.tolist() == [2]
+    assert middle.xyz.tolist() == [[1, 0, 0], [2, 0, 0]]
+    assert middle.codes.tolist() == block_codes([[1, 0, 0]]).tolist()
 
 
 def test_voxels_that_are_in_no_block() -> None:
     block = label_block.opened(label_block.encode(np.arange(512, dtype=np.uint64).reshape(8, 8, 8)))
-    assert labels_at([], np.empty(0, np.int64), np.empty((0, 3), np.int64)).tolist() == []
-    assert labels_at([block], np.array([1]), np.array([[7, 0, 1]])).tolist() == [71]
+    out = np.zeros(1, np.uint64)
+    labels_at([], VoxelsByBlock.of(np.empty((0, 3), np.int64), (8, 8, 8)), out)
+    labels_at([block], VoxelsByBlock.of(np.array([[7, 0, 1]]), (8, 8, 8)), out)
+    assert out.tolist() == [71]
     for voxel in ([8, 0, 0], [0, 0, -1]):
+        inside = VoxelsByBlock(*(np.array(part) for part in ([1], [1], [0], [voxel])))
         with pytest.raises(ValueError, match="not inside"):
-            labels_at([block], np.array([1]), np.array([voxel]))
-    with pytest.raises(ValueError, match="not divided"):
-        labels_at([block], np.array([2]), np.array([[0, 0, 0]]))
+            labels_at([block], inside, out)
+    with pytest.raises(ValueError, match="not those"):
+        labels_at([block, None], VoxelsByBlock.of(np.array([[0, 0, 0]]), (8, 8, 8)), out)

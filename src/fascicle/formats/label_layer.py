@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,23 +13,51 @@ from fascicle.kernels import label_points, label_rows
 from fascicle.kernels.arrays import address_of, frozen
 
 
-def labels_at(blocks: Sequence[LabelBlock], ends: NDArray[np.int64], xyz: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """The labels u64[k] at voxels i64[k,3] (x, y, z inside of their block); `ends` i64[n]: where those of each end.
+@dataclass(frozen=True, slots=True)
+class VoxelsByBlock:
+    """Voxels sorted by the blocks that they lie in; those of blocks that have no code are left out."""
 
-    All blocks have the same size. ValueError if a voxel lies outside of them.
+    codes: NDArray[np.uint64]
+    """Of the blocks u64[b], ascending (`formats.block_code`)."""
+    ends: NDArray[np.int64]
+    """i64[b]: where the voxels of each block end."""
+    places: NDArray[np.int64]
+    """i64[k]: the place that each voxel had."""
+    xyz: NDArray[np.int64]
+    """i64[k,3]: x, y, z inside of the block."""
+
+    @classmethod
+    def of(cls, xyz: NDArray[np.int64], block_size_xyz: tuple[int, int, int]) -> VoxelsByBlock:
+        """Of voxels i64[n,3] (x, y, z)."""
+        return cls(*label_points.by_block(frozen(np.asarray(xyz, np.int64)), *block_size_xyz))
+
+    def part(self, first: int, last: int) -> VoxelsByBlock:
+        """Those of blocks `first` to `last`, without that one."""
+        begin, end = int(self.ends[first - 1]) if first else 0, int(self.ends[last - 1])
+        return VoxelsByBlock(
+            self.codes[first:last], self.ends[first:last] - begin, self.places[begin:end], self.xyz[begin:end]
+        )
+
+
+_NOTHING = np.zeros(1, np.uint64)
+_NO_BLOCK = (0, address_of(_NOTHING))
+"""The addresses of a solid block of background."""
+
+
+def labels_at(blocks: Sequence[LabelBlock | None], voxels: VoxelsByBlock, out: NDArray[np.uint64]) -> None:
+    """Write the labels at voxels to their places in `out` u64; 0 where there is no block.
+
+    All blocks have the same size. ValueError if they have not, or if a voxel lies outside of its block.
     """
-    out = np.empty(len(xyz), np.uint64)
-    if not len(xyz):
-        return out
-    sizes = {(block.gx, block.gy, block.gz) for block in blocks}
-    if len(sizes) != 1 or len(ends) != len(blocks) or ends[-1] != len(xyz) or (np.diff(ends) < 0).any():
-        raise ValueError(f"{len(xyz)} voxels are not divided among {len(blocks)} blocks of one size")
+    sizes = {(block.gx, block.gy, block.gz) for block in blocks if block is not None} or {(1, 1, 1)}
+    if len(sizes) != 1 or len(voxels.codes) != len(blocks):
+        raise ValueError(f"voxels of {len(voxels.codes)} blocks are not those of {len(blocks)} blocks of one size")
     (size,) = sizes
-    if (xyz < 0).any() or (xyz >= 8 * np.array(size)).any():
+    addresses = np.array([_NO_BLOCK if block is None else block.addresses for block in blocks], np.int64)
+    if len(blocks) and not label_points.labels_at(
+        addresses, frozen(voxels.ends), *size, frozen(voxels.xyz), frozen(voxels.places), out
+    ):
         raise ValueError("voxels are not inside of their block")
-    addresses = np.array([block.addresses for block in blocks], np.int64)
-    label_points.labels_at(addresses, frozen(ends), *size, frozen(xyz), out)
-    return out
 
 
 class LabelLayer:

@@ -122,7 +122,8 @@ def _label_blocks() -> None:
     label_block.decode(block)
     layer = label_layer.LabelLayer([block], [(0, 0)], (1, 1), (2, 2, 2))
     layer.write(8, (0, 0), np.empty((1, 16, 16), np.uint64))
-    label_layer.labels_at([block], np.ones(1, np.int64), np.zeros((1, 3), np.int64))
+    voxels = label_layer.VoxelsByBlock.of(np.zeros((1, 3), np.int64), (64, 64, 64))
+    label_layer.labels_at([block], voxels, np.empty(1, np.uint64))
     label_block.points(block, np.zeros((1, 3), np.int64))
     compressed_segmentation.from_label_block(block)
     compressed_segmentation.encode(dense)
@@ -186,6 +187,7 @@ def _columns() -> None:
     sorted_map.merge_sorted(keys, values, keys, values)
     shift, starts = sorted_map.bucket_index(keys)
     sorted_map.lookup(two, keys, values, shift, starts, np.empty(2, np.uint64), np.empty(2, np.bool_))
+    sorted_map.value_index(values)
 
     rows, counts = frozen(keys), frozen(keys.astype(np.uint32))
     body_rows.merge_rows(rows, rows, counts, rows, rows, counts)

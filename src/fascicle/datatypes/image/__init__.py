@@ -47,6 +47,7 @@ ROUTES = (
         work=Work.HEAVY,
         streams_body=True,
         throttled=True,
+        at_once=endpoints.kept_raw,
     ),
     Route(
         "isotropic",

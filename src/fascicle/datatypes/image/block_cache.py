@@ -7,7 +7,7 @@ so nothing here ever gets old.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -36,6 +36,18 @@ class BlockCache:
                 return None
             self._kept.move_to_end(key)
             return found[0]
+
+    def get_all(self, keys: Sequence[Hashable]) -> list[Any | None]:
+        """What `get` gives for each of the keys."""
+        found = []
+        with self._lock:
+            kept = self._kept
+            for key in keys:
+                entry = kept.get(key)
+                if entry is not None:
+                    kept.move_to_end(key)
+                found.append(None if entry is None else entry[0])
+        return found
 
     def put(self, key: Hashable, thing: Any, size_bytes: int) -> None:
         if size_bytes > self.limit_bytes:

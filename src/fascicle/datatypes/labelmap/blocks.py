@@ -52,6 +52,8 @@ _CODE_BIAS = 1 << 20
 _FIELD = (1 << 21) - 1
 _BASE_BYTES = keys.PREFIX_BYTES + _KEY.size
 _KEY_BYTES = _BASE_BYTES + keys.VERSION_BYTES
+_SCATTERED = 4
+"""Where rows have fewer blocks than this, on average, each is looked up for itself."""
 _GAP = 8
 """Blocks of a row further apart than this are looked up separately instead of scanning what lies between."""
 
@@ -200,6 +202,8 @@ def find_block(view: VersionedView, scale: int, block: Triple) -> bytes | None:
 def _find_stored(view: VersionedView, scale: int, codes: U64) -> tuple[I64, list[bytes]]:
     prefix, scan = keys.prefix(view.instance_id, BLOCKS), view.txn.scan_handles
     starts = np.flatnonzero(np.diff(codes) > np.uint64(_GAP)) + 1
+    if len(codes) <= _SCATTERED * (len(starts) + 1):
+        return _find_scattered(view, scale, codes)
     begins = codes[np.append(0, starts)].tolist()
     ends = codes[np.append(starts - 1, len(codes) - 1)].tolist()
     found: list[tuple[bytes, bytes]] = []
@@ -216,6 +220,13 @@ def _find_stored(view: VersionedView, scale: int, codes: U64) -> tuple[I64, list
     return places[chosen], [kept[i] for i in chosen.tolist()]
 
 
+def _find_scattered(view: VersionedView, scale: int, codes: U64) -> tuple[I64, list[bytes]]:
+    """The same one by one: a range takes as long to begin as a few blocks to look up."""
+    handles = view.handles(BLOCKS, [key_of_code(scale, code) for code in codes.tolist()])
+    places = [place for place, handle in enumerate(handles) if handle is not None]
+    return np.array(places, np.int64), [handle for handle in handles if handle is not None]
+
+
 def load_blocks(view: VersionedView, handles: Sequence[bytes]) -> ValueBatch:
     """The stored blocks that handles name, side by side, without their envelopes."""
     if isinstance(view, RemoteView):
@@ -226,7 +237,7 @@ def load_blocks(view: VersionedView, handles: Sequence[bytes]) -> ValueBatch:
 
 def open_blocks(view: VersionedView, handles: Sequence[bytes], cache: BlockCache | None = None) -> list[LabelBlock]:
     """The blocks that handles name, inflated; from the cache where they are there, and into it."""
-    opened: list[LabelBlock | None] = [None] * len(handles) if cache is None else [cache.get(h) for h in handles]
+    opened: list[LabelBlock | None] = [None] * len(handles) if cache is None else cache.get_all(handles)
     missing = [i for i, block in enumerate(opened) if block is None]
     if missing:
         stored = load_blocks(view, [handles[i] for i in missing])

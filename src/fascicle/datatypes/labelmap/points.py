@@ -18,13 +18,18 @@ from fascicle.datatypes.labelmap.voxels import SCALE, SUPERVOXELS, block_size, m
 from fascicle.datatypes.voxel_requests import Triple, parse_triple
 from fascicle.errors import NOT_JSON, BadRequest
 from fascicle.formats import label_block
-from fascicle.formats.block_code import LIMIT, block_codes
+from fascicle.formats.label_block import LabelBlock
+from fascicle.formats.label_layer import VoxelsByBlock
 from fascicle.formats.label_layer import labels_at as labels_of
 from fascicle.kernels import decimal, json_rows
 from fascicle.versions.resolution import VersionedView
 
 U64 = NDArray[np.uint64]
 I64 = NDArray[np.int64]
+
+FEW_BYTES = 16 << 10
+FEW_BLOCKS = 32
+"""Points of a request of so many bytes in so many blocks at most are looked for in the event loop."""
 
 _points = msgspec.json.Decoder(list[tuple[int, int, int]])
 _INT64_MIN, _INT64_MAX = -(1 << 63), (1 << 63) - 1
@@ -35,34 +40,33 @@ def supervoxels_at(
 ) -> U64:
     """Supervoxels u64[n] at voxels i64[n,3] (x, y, z, of the scale); 0 where nothing is stored."""
     out = np.zeros(len(xyz), np.uint64)
-    if not len(xyz):
-        return out
-    size = np.array(block_size_xyz, np.int64)
-    corners = np.floor_divide(xyz, size)
-    inside = (np.abs(corners) <= LIMIT).all(axis=1)
-    places = np.arange(len(xyz))
-    if not inside.all():
-        places = places[inside]
-        xyz, corners = xyz[inside], corners[inside]
-    codes = block_codes(corners)
-    order = np.argsort(codes, kind="stable")
-    codes = codes[order]
-    local = (xyz - corners * size)[order]
-    places = places[order]
-    starts = np.flatnonzero(np.append(True, codes[1:] != codes[:-1])) if len(codes) else np.empty(0, np.int64)
-    ends = np.append(starts[1:], len(codes))
-    found, handles = blocks.find_blocks(view, scale, codes[starts])
-    sorted_out = np.zeros(len(codes), np.uint64)
-    begins, stops = starts[found], ends[found]
+    voxels = VoxelsByBlock.of(xyz, block_size_xyz)
+    found, handles = blocks.find_blocks(view, scale, voxels.codes)
     for batch in range(0, len(handles), blocks.BATCH_BLOCKS):
-        opened = blocks.open_blocks(view, handles[batch : batch + blocks.BATCH_BLOCKS], cache)
-        begin, stop = begins[batch : batch + len(opened)], stops[batch : batch + len(opened)]
-        counts = stop - begin
-        until = np.cumsum(counts)
-        # one after the other: voxels of blocks that are not stored lie between those of others
-        chosen = np.arange(until[-1]) + np.repeat(begin - (until - counts), counts)
-        sorted_out[chosen] = labels_of(opened, until, local[chosen])
-    out[places] = sorted_out
+        here = found[batch : batch + blocks.BATCH_BLOCKS].tolist()
+        first, last = here[0], here[-1] + 1
+        opened: list[LabelBlock | None] = [None] * (last - first)
+        for place, block in zip(here, blocks.open_blocks(view, handles[batch : batch + len(here)], cache), strict=True):
+            opened[place - first] = block
+        labels_of(opened, voxels.part(first, last), out)
+    return out
+
+
+def kept_supervoxels_at(
+    view: VersionedView, scale: int, xyz: I64, block_size_xyz: Triple, cache: BlockCache
+) -> U64 | None:
+    """The same, if the voxels lie in a few blocks only and all of these are in memory."""
+    voxels = VoxelsByBlock.of(xyz, block_size_xyz)
+    if len(voxels.codes) > FEW_BLOCKS:
+        return None
+    found, handles = blocks.find_blocks(view, scale, voxels.codes)
+    opened: list[LabelBlock | None] = [None] * len(voxels.codes)
+    for place, block in zip(found.tolist(), cache.get_all(handles), strict=True):
+        if block is None:
+            return None
+        opened[place] = block
+    out = np.zeros(len(xyz), np.uint64)
+    labels_of(opened, voxels, out)
     return out
 
 
@@ -127,6 +131,18 @@ def get_labels(call: Call) -> Reply:
     return Answer(decimal.json_list(labels), "application/json")
 
 
+def get_few_labels(call: Call) -> Answer | None:
+    """The same for a few points near each other, where blocks are in memory: done before a thread would have begun."""
+    if len(call.body) > FEW_BYTES or "hash" in call.query:
+        return None
+    view, scale = call.view, scale_of(call)
+    found = kept_supervoxels_at(view, scale, parse_points(call.body), block_size(call), cache_of(call.store))
+    if found is None:
+        return None
+    mapping = mapping_of(call, view)
+    return Answer(decimal.json_list(found if mapping is None else mapping.bodies(found)), "application/json")
+
+
 ROUTES = (
     Route(
         "label",
@@ -144,5 +160,6 @@ ROUTES = (
         "",
         (SCALE, SUPERVOXELS, Option("hash", "MD5 of the body in hex, which is compared")),
         work=Work.HEAVY,
+        at_once=get_few_labels,
     ),
 )

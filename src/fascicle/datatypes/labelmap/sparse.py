@@ -34,6 +34,9 @@ Runs = NDArray[np.int32]
 CACHED_BLOCKS = 256
 """Bodies of at most so many blocks keep them inflated for the next request; larger ones would only flush the cache."""
 
+SMALL_ROWS = 4000
+"""The blocks of bodies with at most so many index rows are told without asking a thread."""
+
 _CORNER = struct.Struct("<iii")
 
 
@@ -260,7 +263,7 @@ def _coarse_runs(codes: U64) -> Runs:
     return runs
 
 
-def get_sparsevol_coarse(call: Call) -> Reply:
+def get_sparsevol_coarse(call: Call) -> Answer:
     """The blocks of a body as runs."""
     indexed(call)
     label = label_argument(call)
@@ -268,6 +271,12 @@ def get_sparsevol_coarse(call: Call) -> Reply:
     rows = rows_of_label(call, label, call.flag("supervoxels"))
     runs = _coarse_runs(bounds.blocks_inside(rows.blocks(), block_size(call)))
     return Answer.binary(sparse_volume.encode_rles(runs))
+
+
+def small_sparsevol_coarse(call: Call) -> Answer | None:
+    """The same, unless the body is large."""
+    body = None if call.flag("supervoxels") else read_body(call.view, label_argument(call))
+    return get_sparsevol_coarse(call) if body is not None and body.rows <= SMALL_ROWS else None
 
 
 def get_sparsevols_coarse(call: Call) -> Reply:
@@ -366,6 +375,7 @@ ROUTES = (
         "<label>",
         (_BOUNDS, SUPERVOXELS),
         work=Work.HEAVY,
+        at_once=small_sparsevol_coarse,
     ),
     Route(
         "sparsevols-coarse",

@@ -6,6 +6,7 @@ Dense answers are made slab by slab and block streams batch by batch, so their m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -194,8 +195,7 @@ def _google(call: Call, request: VolumeRequest, scale: int, region: Region | Non
     else:
         parts = compressed_segmentation.encode_slabs(_slabs(call, request, scale, region, True), request.shape_zyx)
         body = igzip.compress(parts, 1) if gzipped else parts
-    headers = [("Content-Encoding", "gzip")] if gzipped else []
-    return Answer(body, "application/octet-stream", headers=headers)
+    return _segmentation(body, gzipped)
 
 
 def _background(size: Triple) -> LabelBlock:
@@ -203,14 +203,24 @@ def _background(size: Triple) -> LabelBlock:
     return LabelBlock(gx, gy, gz, np.zeros(1, np.uint64), np.empty(0, np.uint8), 0)
 
 
+@lru_cache(maxsize=16)
+def _background_segmentation(size: Triple, gzipped: bool) -> bytes:
+    encoded = compressed_segmentation.from_label_block(_background(size))
+    return gzip_stream.gzipped(encoded, 1) if gzipped else encoded
+
+
+def _handle_at(call: Call, view: VersionedView, request: VolumeRequest, scale: int) -> bytes | None:
+    """The stored block that is a box, if there is one."""
+    (bx, by, bz), (x, y, z) = block_size(call), request.offset_xyz
+    return blocks.find_block(view, scale, (x // bx, y // by, z // bz))
+
+
 def _google_block(call: Call, request: VolumeRequest, scale: int, gzipped: bool) -> bytes:
     """One whole block, made from its tables without expanding it."""
-    view, size = call.view, block_size(call)
-    x, y, z = (offset // edge for offset, edge in zip(request.offset_xyz, size, strict=True))
-    handle = blocks.find_block(view, scale, (x, y, z))
+    view = call.view
+    handle = _handle_at(call, view, request, scale)
     if handle is None:
-        encoded = compressed_segmentation.from_label_block(_background(size))
-        return igzip.compress(encoded, 1) if gzipped else encoded
+        return _background_segmentation(block_size(call), gzipped)
     return segmentation_of_block(view, cache_of(call.store), handle, mapping_of(call, view), gzipped)
 
 
@@ -218,7 +228,11 @@ def segmentation_of_block(
     view: VersionedView, cache: BlockCache, handle: bytes, mapping: Mapping | None, gzipped: bool
 ) -> bytes:
     """A stored block as compressed segmentation, in a gzip stream if wanted; remembered by the block and its labels."""
-    (block,) = mapped(blocks.open_blocks(view, [handle], cache), mapping)
+    kept = kept_segmentation(view, cache, handle, mapping, gzipped)
+    if kept is not None:
+        return kept
+    known = cache.get(handle)  # if it is not there, it need not be: from now on the answer is
+    (block,) = mapped(blocks.open_blocks(view, [handle]) if known is None else [known], mapping)
     key = (handle, gzipped, block.table.tobytes())
     answer: bytes | None = cache.get(key)
     if answer is None:
@@ -226,7 +240,45 @@ def segmentation_of_block(
         if gzipped:
             answer = gzip_stream.gzipped(answer, 1)  # the same bytes at any time
         cache.put(key, answer, len(answer) + 8 * len(block.table) + 300)
+    cache.put(_as_seen(view, handle, mapping, gzipped), key, 300)
     return answer
+
+
+def kept_segmentation(
+    view: VersionedView, cache: BlockCache, handle: bytes, mapping: Mapping | None, gzipped: bool
+) -> bytes | None:
+    """What `segmentation_of_block` remembers of a block as this very state of the mapping shows it."""
+    key = cache.get(_as_seen(view, handle, mapping, gzipped))
+    answer: bytes | None = None if key is None else cache.get(key)
+    return answer
+
+
+def _as_seen(view: VersionedView, handle: bytes, mapping: Mapping | None, gzipped: bool) -> tuple[object, ...]:
+    """What tells where a block is kept, without a look at its labels: no two states of a mapping share a stamp."""
+    if mapping is None:
+        return handle, gzipped
+    return handle, gzipped, view.ancestry.version, mapping.stamp
+
+
+def kept_raw(call: Call) -> Answer | None:
+    """The chunk of a viewer, if it is one whole block that is remembered or that nothing is stored of."""
+    compression = call.query.get("compression")
+    if compression not in ("google", "googlegzip") or "roi" in call.query:
+        return None
+    request = parse_request(call.keyword, call.args)
+    size = block_size(call)
+    if isinstance(request, SliceRequest) or request.size_xyz != size or not request.is_aligned(size):
+        return None
+    view, gzipped = call.view, compression == "googlegzip"
+    handle = _handle_at(call, view, request, scale_of(call))
+    if handle is None:
+        return _segmentation(_background_segmentation(size, gzipped), gzipped)
+    kept = kept_segmentation(view, cache_of(call.store), handle, mapping_of(call, view), gzipped)
+    return None if kept is None else _segmentation(kept, gzipped)
+
+
+def _segmentation(body: bytes, gzipped: bool) -> Answer:
+    return Answer(body, "application/octet-stream", headers=[("Content-Encoding", "gzip")] if gzipped else [])
 
 
 # -- block streams
@@ -339,6 +391,7 @@ ROUTES = (
         work=Work.HEAVY,
         streams_body=True,
         throttled=True,
+        at_once=kept_raw,
     ),
     Route(
         "isotropic",
