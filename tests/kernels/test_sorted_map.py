@@ -61,3 +61,13 @@ def test_read_only_inputs_are_welcome() -> None:
     sorted_map.lookup(np.array([1, 2, 97], np.uint64), keys, keys, shift, starts, out, found)
     assert out.tolist() == [1, 0, 97]
     assert found.tolist() == [True, False, True]
+
+
+@settings(deadline=None)
+@given(st.lists(keys_u64, max_size=80), st.lists(keys_u64, max_size=10))
+def test_places_of_values_agree_with_looking_at_all(values: list[int], extra: list[int]) -> None:
+    column = np.array(values, np.uint64)
+    index = sorted_map.value_index(column)
+    for value in {*values, *extra}:
+        wanted = np.flatnonzero(column == np.uint64(value)).tolist()
+        assert sorted_map.places_of(value, column, *index).tolist() == wanted

@@ -88,6 +88,21 @@ def _merge(keys_a, values_a, keys_b, values_b, keys, values):  # type: ignore[no
 
 
 @njit(cache=True, nogil=True)
+def _group(values, shift, starts, order):  # type: ignore[no-untyped-def]
+    for i in range(values.size):
+        starts[np.int64((values[i] * np.uint64(0x9E3779B97F4A7C15)) >> shift) + 1] += np.uint32(1)
+    for b in range(1, starts.size):
+        starts[b] += starts[b - 1]
+    for i in range(values.size - 1, -1, -1):
+        bucket = np.int64((values[i] * np.uint64(0x9E3779B97F4A7C15)) >> shift) + 1
+        starts[bucket] -= np.uint32(1)  # the end of its bucket so far, at last the start
+        order[starts[bucket]] = np.uint32(i)
+    for b in range(1, starts.size - 1):
+        starts[b] = starts[b + 1]
+    starts[starts.size - 1] = np.uint32(values.size)
+
+
+@njit(cache=True, nogil=True)
 def _radix_sort(keys, values):  # type: ignore[no-untyped-def]
     """Stable sort of both arrays by key, 11 bits a pass; passes in which all digits are equal are left out.
 
@@ -208,3 +223,24 @@ def sort_unique_last(
     sorted_keys, sorted_values = sort_pairs(keys, values)
     n = _keep_last(sorted_keys, sorted_values)
     return sorted_keys[:n], sorted_values[:n]
+
+
+def value_index(values: NDArray[np.uint64]) -> tuple[int, NDArray[np.uint32], NDArray[np.uint32]]:
+    """(shift, starts, order u32[n]): places of values u64[n] by a hash of the value, for `places_of`.
+
+    Two passes over the values, which need not be sorted: about a second for 10^7 of them, and 5 bytes each.
+    """
+    bits = max(1, len(values).bit_length() - 3)
+    starts = np.zeros((1 << bits) + 1, np.uint32)
+    order = np.empty(len(values), np.uint32)
+    _group(frozen(values), np.uint64(64 - bits), starts, order)
+    return 64 - bits, starts, order
+
+
+def places_of(
+    value: int, values: NDArray[np.uint64], shift: int, starts: NDArray[np.uint32], order: NDArray[np.uint32]
+) -> NDArray[np.uint32]:
+    """Places u32[m], ascending, at which `values` have a value."""
+    bucket = (value * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF) >> shift
+    found = order[int(starts[bucket]) : int(starts[bucket + 1])]
+    return np.asarray(found[values[found] == np.uint64(value)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fascicle.datatypes import instance_settings, registry
+from fascicle.datatypes import derived, instance_settings, registry
 from fascicle.datatypes.base import Answer
 from fascicle.datatypes.change import MIN_MUTATION_ID
 from fascicle.errors import BadRequest
@@ -141,10 +141,13 @@ def _merge(call: CatalogCall) -> Edit:
     if text_member(given, "mergetype") != "conflict-free":
         raise BadRequest("'mergeType' must be 'conflict-free' at this time")
     parents, note = _parents(call, given), text_member(given, "note")
-    return Edit(
-        lambda editor: graph.merge(editor, parents, note),
-        lambda node: member_answer("child", node.uuid),
-    )
+
+    def apply(editor: CatalogEditor) -> Node:
+        merged = graph.merge(editor, parents, note)
+        derived.settle(editor, merged)
+        return merged
+
+    return Edit(apply, lambda node: member_answer("child", node.uuid))
 
 
 def _resolve(call: CatalogCall) -> Edit:
@@ -169,6 +172,7 @@ def _resolve(call: CatalogCall) -> Edit:
             for version in (*merged.parents, merged.id):
                 view = VersionedView(editor.txn, instance.id, editor.catalog.ancestry(version))
                 registry.datatype(instance.typename).resolved(view)
+        derived.settle(editor, merged)
         return merged
 
     return Edit(apply, lambda node: member_answer("child", node.uuid))

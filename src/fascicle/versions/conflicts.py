@@ -1,4 +1,4 @@
-"""Merging versions that disagree: the parent named first wins, key by key.
+"""Merging versions that disagree: which versions may do so, and resolving that key by key: the first parent wins.
 
 Where a lower parent sees another value than the winner, that value is hidden by a tombstone in a locked child of that
 parent, and the children are merged. If the winner only inherits its value from a version that the lower parent descends
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from fascicle.errors import BadRequest
 from fascicle.versions import graph, keys
-from fascicle.versions.catalog import CatalogEditor
+from fascicle.versions.catalog import Catalog, CatalogEditor
 from fascicle.versions.model import Instance, Node
 from fascicle.versions.resolution import _TOMBSTONE_HANDLE, VersionedView
 
@@ -51,6 +51,19 @@ def resolve(
         view = VersionedView(editor.txn, instance.id, ancestry)
         view.put(key_class, type_key, view.load(handle))
     return merged
+
+
+def versions_apart(catalog: Catalog, merged: Node) -> set[int]:
+    """The versions that some parents of a merged version descend from, or are, and others do not."""
+    ancestries = [catalog.ancestry(parent) for parent in merged.parents]
+    apart: set[int] = set()
+    left = list(merged.parents)
+    while left:
+        version = left.pop()
+        if version not in apart and not all(ancestry.contains(version) for ancestry in ancestries):
+            apart.add(version)
+            left += catalog.node(version).parents
+    return apart
 
 
 def _groups(editor: CatalogEditor, instance: Instance, key_class: int) -> Iterator[tuple[bytes, dict[int, bytes]]]:

@@ -176,6 +176,15 @@ class VersionedView:
                     conflicts.add(place)
             return handles, conflicts
 
+    def handles_settled(self, key_class: int, type_keys: Sequence[bytes]) -> tuple[list[bytes | None], set[int]]:
+        """As `handles_apart`, but where merged versions disagree with the handle that `settling` sees."""
+        handles, conflicts = self.handles_apart(key_class, type_keys)
+        if conflicts:
+            settling = self.settling()
+            for place in conflicts:
+                handles[place] = settling.handle(key_class, type_keys[place])
+        return handles, conflicts
+
     def version_of(self, key_class: int, type_key: bytes) -> int | None:
         """The version that supplies the value, or None."""
         found = self._find(keys.prefix(self.instance_id, key_class) + type_key)

@@ -8,13 +8,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fascicle.datatypes import registry
+from fascicle.datatypes import derived, registry
 from fascicle.datatypes.annotation.layout import KIND_COUNTS, LABELS
 from fascicle.datatypes.base import Answer, Call, Commit
 from fascicle.datatypes.change import StoreChange
 from fascicle.store.base import WriteTransaction
 from fascicle.store.memory import MemoryStore
-from fascicle.versions import graph
+from fascicle.versions import conflicts, graph
 from fascicle.versions.catalog import CatalogCache, CatalogEditor
 from fascicle.versions.resolution import VersionedView
 
@@ -58,6 +58,15 @@ class Repo:
         editor = CatalogEditor(txn, self.cache)
         node = editor.catalog.node(version)
         return StoreChange(editor, editor.catalog.instance(node.repo_id, name), node, user="ann", app="test")
+
+    def follow(self, name: str, *names: str) -> None:
+        """Let an instance follow others."""
+
+        def follow(txn: WriteTransaction) -> None:
+            change = self._change(txn, name, self.root)
+            graph.follow(change.editor, change.instance, names, False)
+
+        self.store.write(follow)
 
     def sync(self, *names: str, replaced: bool = False) -> None:
         """Let the annotations follow labelmaps."""
@@ -105,14 +114,24 @@ class Repo:
 
         return self.store.write(add)
 
-    def merged(self, *parents: int) -> int:
-        """A new version with several parents, which are committed."""
+    def merged(self, *parents: int, resolved: bool = False, settled: bool = True) -> int:
+        """A new version with several parents, which are committed; of elements in conflict the first one's may win."""
 
         def merge(txn: WriteTransaction) -> int:
             editor = CatalogEditor(txn, self.cache)
             for parent in parents:
-                graph.commit(editor, editor.catalog.node(parent))
-            return graph.merge(editor, [editor.catalog.node(parent) for parent in parents]).id
+                if not editor.catalog.node(parent).locked:
+                    graph.commit(editor, editor.catalog.node(parent))
+            nodes = [editor.catalog.node(parent) for parent in parents]
+            if resolved:
+                synapses = editor.catalog.instance(nodes[0].repo_id, "synapses")
+                classes = registry.datatype("annotation").versioned_classes
+                merged = conflicts.resolve(editor, [(synapses, classes)], nodes)
+            else:
+                merged = graph.merge(editor, nodes)
+            if settled:
+                derived.settle(editor, merged)
+            return merged.id
 
         return self.store.write(merge)
 

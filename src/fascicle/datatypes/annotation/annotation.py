@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any, ClassVar
 
 import msgspec
 
-from fascicle.datatypes.annotation import edits, following, kind_counts, lists, reading, reloading
+from fascicle.datatypes.annotation import edits, following, kind_counts, lists, merging, reading, reloading
 from fascicle.datatypes.annotation.elements import batch_of, decode_blocks, decode_elements, parse_block, parse_position
 from fascicle.datatypes.annotation.layout import ELEMENTS, TAGS, Triple
 from fascicle.datatypes.annotation.reading import Box
@@ -326,6 +326,9 @@ class Annotation(Datatype):
 
     def create(self, settings: Mapping[str, str]) -> dict[str, Any]:
         return {kind_counts.PROPERTY: True}
+
+    def merged(self, change: Change, apart: Set[int]) -> None:
+        merging.settle(change, apart)
 
     def syncable(self) -> bool:
         return True

@@ -41,7 +41,7 @@ from fascicle.datatypes.annotation.segmentation import BLOCK_SIZE, Segmentation,
 from fascicle.datatypes.base import Change
 from fascicle.errors import BadRequest
 from fascicle.versions import keys
-from fascicle.versions.resolution import VersionedView
+from fascicle.versions.resolution import VersionedView, is_tombstone
 
 
 def settle_block_size(change: Change) -> Triple:
@@ -92,7 +92,7 @@ def post_elements(change: Change, batch: Batch, located: Located | None) -> None
     view = change.view
     type_keys = element_keys(batch.xyz, size)
     # All looking up comes before all writing, which makes looking up dearer.
-    handles = view.handles(ELEMENTS, type_keys)
+    handles, torn = view.handles_settled(ELEMENTS, type_keys)
     points: label_index.Points | None = None
     segmentation = segmentation_of(change)
     if segmentation is not None:
@@ -106,9 +106,9 @@ def post_elements(change: Change, batch: Batch, located: Located | None) -> None
     for i, (key, handle, value) in enumerate(zip(type_keys, handles, batch.values, strict=True)):
         if handle is not None:
             old = value_of(view, handle)
-            if old == value:
+            if old == value and i not in torn:
                 continue
-            tags = tags_of(old[ELEMENT_HEAD:])
+            tags = tags_of(old[ELEMENT_HEAD:]) if i not in torn else _all_tags(view, key)
             if tags:
                 gone[i] = tags
         rows.append((key, value))
@@ -119,6 +119,14 @@ def post_elements(change: Change, batch: Batch, located: Located | None) -> None
         report = Reported.of(change)
         points.put(report)
         report.tell()
+
+
+def _all_tags(view: VersionedView, type_key: bytes) -> list[str]:
+    """Tags of an element as any version has it."""
+    first = keys.prefix(view.instance_id, ELEMENTS) + type_key
+    stored = view.txn.scan_handles(first, keys.after(first))
+    values = [value_of(view, handle) for _, handle in stored if not is_tombstone(handle)]
+    return list(dict.fromkeys(tag for value in values for tag in tags_of(value[ELEMENT_HEAD:])))
 
 
 def change_tags(view: VersionedView, place: bytes, old: Iterable[str], new: Iterable[str], value: bytes) -> None:

@@ -169,6 +169,8 @@ class Points:
     xyz: I64
     type_keys: list[bytes]
     handles: list[bytes | None]
+    torn: set[int]
+    """Places of rows of which merged versions say different things."""
     values: Sequence[bytes]
 
     @classmethod
@@ -180,7 +182,7 @@ class Points:
             supervoxels, xyz = supervoxels[places], xyz[places]
             values = [values[i] for i in places.tolist()]
         type_keys = label_keys(segmentation.id, supervoxels, xyz)
-        return cls(segmentation, supervoxels, xyz, type_keys, view.handles(LABELS, type_keys), values)
+        return cls(segmentation, supervoxels, xyz, type_keys, *view.handles_settled(LABELS, type_keys), values)
 
     def put(self, report: Reported, bodies: U64 | None = None) -> None:
         """Enter the points. Their bodies are looked up if not given."""
@@ -190,7 +192,8 @@ class Points:
         _mark_labelmap(change, self.segmentation)
         before = [None if handle is None else value_of(view, handle) for handle in self.handles]
         rows = list(zip(self.type_keys, before, self.values, strict=True))
-        view.put_many(LABELS, sorted([(key, value) for key, old, value in rows if old != value]))
+        written = [(key, value) for i, (key, old, value) in enumerate(rows) if old != value or i in self.torn]
+        view.put_many(LABELS, sorted(written))
         self._count(report, before)
         if not report.wanted:
             return
@@ -234,7 +237,7 @@ def remove_points(
     """Take points at i64[n, 3] out of the lists of supervoxels u64[n]; those that are not there are passed over."""
     view = report.change.view
     type_keys = label_keys(segmentation.id, supervoxels, xyz)
-    handles = view.handles(LABELS, type_keys)
+    handles, _ = view.handles_settled(LABELS, type_keys)
     values: list[bytes] = []
     there: list[int] = []
     for i, (key, handle) in enumerate(zip(type_keys, handles, strict=True)):

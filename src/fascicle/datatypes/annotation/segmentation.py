@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,6 @@ from fascicle.datatypes.annotation.layout import (
     label_prefix,
     numbers_after,
 )
-from fascicle.datatypes.annotation.layout import supervoxels_of as supervoxels_of_keys
 from fascicle.datatypes.image.block_cache import BlockCache
 from fascicle.versions import keys
 from fascicle.versions.catalog import Catalog
@@ -105,19 +104,28 @@ class Segmentation:
 
         return mapping_at(self.view).bodies(supervoxels)
 
+    def mapped_at(self, versions: Iterable[int]) -> U64:
+        """Supervoxels u64[n], ascending, whose bodies were entered at some versions."""
+        from fascicle.datatypes.labelmap.mapping import supervoxels_mapped
+
+        return supervoxels_mapped(self.view, versions)
+
+    def forget_mapping(self) -> None:
+        """Let nobody use what has been looked up of bodies: the version may never come to be."""
+        from fascicle.datatypes.labelmap.mapping import forget
+
+        forget(self.view.instance_id, self.view.ancestry.version)
+
     def supervoxels_of(self, label: int) -> U64:
-        """Supervoxels u64[n], ascending, that a body may have points in."""
-        from fascicle.datatypes.labelmap.bodies import read_body, read_rows
+        """Supervoxels u64[n], ascending, that a body may have points in: those that are mapped to it.
+
+        The index of bodies is not asked. It lacks what was mapped without one, and may be in conflict where versions
+        were merged.
+        """
         from fascicle.datatypes.labelmap.mapping import mapping_at
 
         mapping = mapping_at(self.view)
-        body = read_body(self.view, label)
-        if body is not None:
-            found = read_rows(self.view, body).supervoxels()[0]
-        else:
-            parts = [np.empty(0, np.uint64)]
-            parts += [supervoxels[owners == np.uint64(label)] for supervoxels, owners in mapping.entries_over()]
-            found = np.concatenate(parts)
+        found = mapping.supervoxels_of(label)
         own = np.uint64(label)
         if mapping.body(label)[0] == label:
             at = int(np.searchsorted(found, own))
@@ -127,24 +135,16 @@ class Segmentation:
 
     def rows_of_body(self, annotation: VersionedView, label: int) -> Iterator[list[tuple[bytes, bytes]]]:
         """(key, handle) of the label rows of a body in lists, ascending."""
-        supervoxels = self.supervoxels_of(label)
-        own = np.uint64(label)
-        if len(supervoxels) <= FEW:
-            yield from rows_of_supervoxels(annotation, self.id, supervoxels[self.bodies(supervoxels) == own])
-            return
-        for batch in rows_of_supervoxels(annotation, self.id, supervoxels):
-            # The index of a body may name supervoxels that the mapping gives to another one.
-            mine = self.bodies(supervoxels_of_keys([key for key, _ in batch])) == own
-            yield batch if mine.all() else [row for row, kept in zip(batch, mine.tolist(), strict=True) if kept]
+        yield from rows_of_supervoxels(annotation, self.id, self.supervoxels_of(label))
 
     def handles_of_body(self, annotation: VersionedView, label: int) -> Iterator[list[bytes]]:
         """Only the handles, which is cheaper."""
         supervoxels = self.supervoxels_of(label)
         if len(supervoxels) > FEW:
-            for batch in self.rows_of_body(annotation, label):
+            for batch in rows_of_supervoxels(annotation, self.id, supervoxels):
                 yield [handle for _, handle in batch]
             return
-        for supervoxel in supervoxels[self.bodies(supervoxels) == np.uint64(label)].tolist():
+        for supervoxel in supervoxels.tolist():
             first = label_prefix(self.id, supervoxel)
             yield from annotation.scan_handles(LABELS, first, keys.after(first))
 

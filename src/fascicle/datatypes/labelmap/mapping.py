@@ -21,7 +21,7 @@ import os
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 import numpy as np
@@ -45,6 +45,8 @@ MERGE_RATIO = 3
 LARGE_TIER = 1 << 19
 """Tiers of this many entries are only folded together when there are more than `MOST_LARGE_TIERS` of them."""
 MOST_LARGE_TIERS = 16
+SEARCHED_TIER = 1 << 14
+"""Tiers of fewer entries are looked through for the supervoxels of a body; larger ones get an index."""
 KEPT_PER_VERSION = 4
 """How many successive states of a version stay cached, for readers whose snapshot is a little older."""
 KEPT_VERSIONS = 64
@@ -55,12 +57,13 @@ SEARCHED_ANCESTORS = 256
 class Tier:
     """Entries of one or more records: `keys` ascending and unique."""
 
-    __slots__ = ("_index", "keys", "values")
+    __slots__ = ("_by_value", "_index", "keys", "values")
 
     def __init__(self, keys_: U64, values: U64) -> None:
         self.keys = keys_
         self.values = values
         self._index: tuple[int, NDArray[np.uint32]] | None = None
+        self._by_value: tuple[int, NDArray[np.uint32], NDArray[np.uint32]] | None = None
 
     @property
     def index(self) -> tuple[int, NDArray[np.uint32]]:
@@ -71,7 +74,16 @@ class Tier:
 
     @property
     def nbytes(self) -> int:
-        return self.keys.nbytes + self.values.nbytes + (self._index[1].nbytes if self._index else 0)
+        of_values = self._by_value[1].nbytes + self._by_value[2].nbytes if self._by_value else 0
+        return self.keys.nbytes + self.values.nbytes + of_values + (self._index[1].nbytes if self._index else 0)
+
+    def keys_to(self, value: int) -> U64:
+        """The keys u64[n], ascending, that lead to a value. Large tiers are indexed by value when first asked."""
+        if len(self) < SEARCHED_TIER:
+            return np.asarray(self.keys[self.values == np.uint64(value)])
+        if self._by_value is None:
+            self._by_value = sorted_map.value_index(self.values)
+        return self.keys[sorted_map.places_of(value, self.values, *self._by_value)]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -120,6 +132,12 @@ class Mapping:
             if at < len(tier.keys) and tier.keys[at] == wanted:
                 return int(tier.values[at]), True
         return supervoxel, False
+
+    def supervoxels_of(self, body: int) -> U64:
+        """Supervoxels u64[n], ascending, that have an entry and lead to a body."""
+        parts = [np.empty(0, np.uint64), *(tier.keys_to(body) for tier in self.tiers)]
+        found = np.unique(np.concatenate(parts))
+        return np.asarray(found[self.bodies(found) == np.uint64(body)])
 
     def entries_over(self, chunk: int = 1 << 18) -> Iterator[tuple[U64, U64]]:
         """(supervoxels, bodies) of all entries, identity ones included, ascending, in pieces of bounded size."""
@@ -185,6 +203,10 @@ class _Cache:
         with self._lock:
             self._mappings.clear()
 
+    def drop(self, instance_id: int, version: int) -> None:
+        with self._lock:
+            self._mappings.pop((instance_id, version), None)
+
     def newest(self) -> dict[int, dict[int, Mapping]]:
         """By instance and version, the last state that was asked for."""
         found: dict[int, dict[int, Mapping]] = {}
@@ -196,6 +218,8 @@ class _Cache:
 
 _cache = _Cache()
 forget_all = _cache.clear
+forget = _cache.drop
+"""Of an instance at a version: for who looked at a version that may never come to be."""
 loaded = _cache.newest
 
 
@@ -365,6 +389,18 @@ def _records_of(view: VersionedView, version: int) -> Iterator[tuple[int, int]]:
     first = keys.prefix(view.instance_id, BY_VERSION) + version.to_bytes(4, "big")
     for key in view.txn.scan_keys(first, keys.after(first)):
         yield _RECORD_KEY.unpack(key[keys.PREFIX_BYTES :])
+
+
+def supervoxels_mapped(view: VersionedView, versions: Iterable[int]) -> U64:
+    """Supervoxels u64[n], ascending, that were entered at some versions."""
+    prefix = keys.prefix(view.instance_id, BY_VERSION)
+    found = [np.empty(0, np.uint64)]
+    for version in versions:
+        for record in _records_of(view, version):
+            value = view.txn.get(prefix + _RECORD_KEY.pack(*record))
+            assert value is not None
+            found.append(np.frombuffer(value, "<u8").reshape(2, -1)[0])
+    return np.unique(np.concatenate(found))
 
 
 def _all_records(view: VersionedView) -> Iterator[tuple[int, int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from itertools import chain, islice
 from threading import Lock
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ import numpy as np
 
 from fascicle.datatypes.base import ANY_METHOD, Answer, Call, Change, Datatype, Option, Reply, Route, Work
 from fascicle.datatypes.labelmap.requests import MAX_U64, number
-from fascicle.datatypes.labelsz import counting, region_counts, tallies
+from fascicle.datatypes.labelsz import counting, merging, region_counts, tallies
 from fascicle.datatypes.labelsz.tallies import INDEX_TYPES, MAX_COUNT, label_and_count
 from fascicle.errors import NOT_JSON, BadRequest, ConflictError
 from fascicle.store.base import Store
@@ -248,6 +248,9 @@ class Labelsz(Datatype):
 
     def extended(self, instance: Instance, view: VersionedView) -> dict[str, Any]:
         return {counting.STATIC_ROI: instance.properties[counting.STATIC_ROI]}
+
+    def merged(self, change: Change, apart: Set[int]) -> None:
+        merging.settle(change, apart)
 
     def syncable(self) -> bool:
         return True

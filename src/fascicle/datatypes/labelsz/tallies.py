@@ -96,6 +96,11 @@ def read(view: VersionedView, labels: U64) -> Tallies:
     return Tallies(np.frombuffer(data, "<u4").reshape(-1, 1 + _K)[:, 1:].astype(np.int64), torn)
 
 
+def handles(view: VersionedView, labels: U64) -> tuple[list[bytes | None], set[int]]:
+    """The handles of the records of labels u64[n], and the places of those of which merged versions disagree."""
+    return view.handles_apart(COUNTS, _type_keys(labels))
+
+
 def _type_keys(labels: U64) -> list[bytes]:
     data = labels.astype(">u8").tobytes()
     return [data[at : at + _LABEL.size] for at in range(0, len(data), _LABEL.size)]
