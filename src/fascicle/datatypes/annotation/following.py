@@ -54,9 +54,9 @@ def follow(change: Change, publisher: Instance, event: Any) -> None:
     if segmentation is None or segmentation.id != publisher.id:
         return  # The index goes by the first labelmap; others that are synced as well do not matter to it.
     if isinstance(event, Merge):
-        _join(change, segmentation, event.target, event.merged, event.supervoxels)
+        _join(change, segmentation, event.target, event.merged, event)
     elif isinstance(event, Renumber):
-        _join(change, segmentation, event.new, (event.old,), event.supervoxels)
+        _join(change, segmentation, event.new, (event.old,), event)
     elif isinstance(event, Cleave):
         _cleave(change, segmentation, event)
     elif isinstance(event, Remapped):
@@ -73,8 +73,10 @@ def follow(change: Change, publisher: Instance, event: Any) -> None:
 # -- bodies
 
 
-def _join(change: Change, segmentation: Segmentation, target: int, merged: tuple[int, ...], moved: U64) -> None:
-    view = change.view
+def _join(
+    change: Change, segmentation: Segmentation, target: int, merged: tuple[int, ...], event: Merge | Renumber
+) -> None:
+    view, moved = change.view, event.supervoxels
     if lists.any_posted(view):
         owned = segmentation.supervoxels_of(target)
         before = owned[~np.isin(owned, moved)]
@@ -86,7 +88,17 @@ def _join(change: Change, segmentation: Segmentation, target: int, merged: tuple
             return b"".join(reading.listed(view, rows, "", (1, 1, 1)))
 
         lists.join(view, target, merged, listed)
+    if not is_followed(change):
+        return
     join_bodies(change, target, merged)
+    # Supervoxels that are mapped otherwise than the index of bodies has it (mappings may be posted by themselves).
+    owners = event.bodies_before(moved)
+    strange = ~np.isin(owners, np.array(merged, np.uint64))
+    _reassign(change, segmentation, moved[strange], owners[strange], np.full(int(strange.sum()), target, np.uint64))
+    for label in merged:
+        left = segmentation.supervoxels_of(label)
+        before, after = (np.full(len(left), body, np.uint64) for body in (target, label))
+        _reassign(change, segmentation, left, before, after)
 
 
 def _cleave(change: Change, segmentation: Segmentation, event: Cleave) -> None:
@@ -96,8 +108,8 @@ def _cleave(change: Change, segmentation: Segmentation, event: Cleave) -> None:
         lists.divide(view, event.target, event.cleaved, partial(_inside, segmentation, leaving))
     if not is_followed(change):
         return
-    before, after = np.array([event.target, event.cleaved], np.uint64)
-    _reassign(change, segmentation, leaving, np.full(len(leaving), before), np.full(len(leaving), after))
+    after = np.full(len(leaving), event.cleaved, np.uint64)
+    _reassign(change, segmentation, leaving, event.bodies_before(leaving), after)
 
 
 def _counted(view: VersionedView, segmentation: Segmentation, supervoxels: U64) -> tuple[U64, U8, I64]:
@@ -112,6 +124,8 @@ def _counted(view: VersionedView, segmentation: Segmentation, supervoxels: U64) 
 
 def _reassign(change: Change, segmentation: Segmentation, supervoxels: U64, before: U64, after: U64) -> None:
     """Tell the followers that supervoxels (ascending) are of other bodies now."""
+    if not len(supervoxels):
+        return
     view = change.view
 
     def points() -> PointsChanged:

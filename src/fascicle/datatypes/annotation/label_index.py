@@ -255,5 +255,4 @@ def remove_points(
 
 def join_bodies(change: Change, target: int, merged: tuple[int, ...]) -> None:
     """Tell that bodies became one; nothing is stored per body."""
-    if is_followed(change):
-        change.emit(BodiesJoined(target, merged))
+    change.emit(BodiesJoined(target, merged))

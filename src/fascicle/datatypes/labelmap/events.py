@@ -6,13 +6,15 @@ own, although a follower may treat it as a merge of the old body into a new one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 U64 = NDArray[np.uint64]
+Lookup = Callable[[U64], U64]
+"""Bodies u64[n] of supervoxels u64[n]."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,6 +30,8 @@ class Merge:
     """Size of the target before."""
     merged_voxels: int
     """Size of all merged bodies together."""
+    bodies_before: Lookup
+    """By the mapping before: it may know otherwise than the index of bodies, by which bodies are merged."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +43,8 @@ class Cleave:
     cleaved: int
     supervoxels: U64
     """The supervoxels that left, ascending."""
+    bodies_before: Lookup
+    """By the mapping before."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +56,8 @@ class Renumber:
     new: int
     supervoxels: U64
     """All supervoxels of the body, ascending."""
+    bodies_before: Lookup
+    """By the mapping before."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,7 +109,7 @@ class BlockChange:
     mutation_id: int
     blocks: U64
     """Their codes, ascending."""
-    previous: tuple[bytes | None, ...]
+    previous: Sequence[bytes | None]
     """Handles of what was seen there before (for `VersionedView.load`), None where nothing was stored."""
     stored: Sequence[bytes]
     """The stored label blocks (`formats.label_block`) that are there now, supervoxels; read when asked for."""

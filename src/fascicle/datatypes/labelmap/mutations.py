@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fascicle.datatypes.base import Answer, Call, Change, Commit, Option, Reply, Route
 from fascicle.datatypes.labelmap import bodies, counters
 from fascicle.datatypes.labelmap.bodies import Body, Stamp, read_body, read_rows
-from fascicle.datatypes.labelmap.events import Cleave, Merge, Renumber
+from fascicle.datatypes.labelmap.events import Cleave, Lookup, Merge, Renumber
 from fascicle.datatypes.labelmap.index_rows import ascending
 from fascicle.datatypes.labelmap.mapping import add_mappings, mapping_at
 from fascicle.datatypes.labelmap.requests import id_array, id_list, indexed, label_argument
@@ -111,10 +111,19 @@ def plan_merge(view: VersionedView, labels: list[int]) -> MergePlan:
     return MergePlan(into, others, parts[0] if len(parts) == 1 else np.unique(np.concatenate(parts)))
 
 
+def _bodies_now(change: Change) -> Lookup:
+    """The mapping before an edit, for those who follow; nobody else needs it to be loaded."""
+    uuid = change.instance.data_uuid
+    if any(uuid in other.syncs for other in change.catalog.instances(change.instance.repo_id)):
+        return mapping_at(change.view).bodies
+    return lambda supervoxels: supervoxels
+
+
 def apply_merge(change: Change, plan: MergePlan) -> int:
     """Carry out a merge planned in this transaction; its mutation id."""
     view, target = change.view, plan.target.label
     mutation_id = change.mutation_id()
+    before = _bodies_now(change)
     add_mappings(view, plan.supervoxels, np.full(len(plan.supervoxels), target, np.uint64))
     bodies.merge(view, plan.target, plan.merged, stamp_of(change, mutation_id))
     counters.raise_max_label(change, target)
@@ -122,7 +131,7 @@ def apply_merge(change: Change, plan: MergePlan) -> int:
         {"Action": "merge-complete", "MutationID": mutation_id, "Target": target, "Labels": list(plan.labels)}
     )
     change.emit(
-        Merge(mutation_id, target, plan.labels, plan.supervoxels, plan.target.voxels, plan.merged_voxels)
+        Merge(mutation_id, target, plan.labels, plan.supervoxels, plan.target.voxels, plan.merged_voxels, before)
     )
     return mutation_id
 
@@ -192,6 +201,7 @@ def apply_cleave(change: Change, plan: CleavePlan) -> tuple[int, int]:
     moved = np.concatenate((plan.supervoxels, np.array((new,), np.uint64)))
     owners = np.full(len(moved), new, np.uint64)
     owners[-1] = 0
+    before = _bodies_now(change)
     add_mappings(view, moved, owners)
     cleaved, remain = bodies.cleave(view, plan.target, new, plan.supervoxels, stamp_of(change, mutation_id))
     change.record(
@@ -205,7 +215,7 @@ def apply_cleave(change: Change, plan: CleavePlan) -> tuple[int, int]:
             "RemainSize": remain,
         }
     )
-    change.emit(Cleave(mutation_id, label, new, plan.supervoxels))
+    change.emit(Cleave(mutation_id, label, new, plan.supervoxels, before))
     return new, mutation_id
 
 
@@ -263,11 +273,12 @@ def apply_renumber(change: Change, plan: RenumberPlan) -> int:
     if not plan.new_is_known:
         moved = np.concatenate((np.array((new,), np.uint64), moved))
         owners = np.concatenate((np.zeros(1, np.uint64), owners))
+    before = _bodies_now(change)
     add_mappings(view, moved, owners)
     bodies.rename(view, plan.body, new, stamp_of(change, mutation_id))
     counters.raise_max_label(change, new)
     change.record({"Action": "renumber-complete", "MutationID": mutation_id, "NewLabel": new, "OrigLabel": old})
-    change.emit(Renumber(mutation_id, old, new, plan.supervoxels))
+    change.emit(Renumber(mutation_id, old, new, plan.supervoxels, before))
     return mutation_id
 
 
