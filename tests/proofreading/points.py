@@ -1,8 +1,9 @@
 """Annotations that follow the labelmap and counts that follow them, by brute force: what elements there are, where.
 
 The elements of a version belong to its `State`; bodies, tags, blocks and counts are derived by looking at every one.
-The annotation instance is called as the labelmap with `-points` behind it, the counts with `-counts`: paths of edits
-and questions here begin with that. Lists are compared as sets, since the order within them means nothing.
+The annotation instance is called as the labelmap with `-points` behind it, the counts with `-counts`, those of what
+lies in a region with `-inside`: paths of edits and questions here begin with that. Lists are compared as sets, since
+the order within them means nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ from proofreading.queries import Query, a_body, joined
 from proofreading.wire import Block
 from serving import Client, Reply, new_instance
 
-POINTS, COUNTS = "-points", "-counts"
+POINTS, COUNTS, INSIDE = "-points", "-counts", "-inside"
+REGION_BLOCK = 16
+"""Edge of the blocks of the region, which is a checkerboard: those with an even sum of x, y, z."""
+REGION_SIDE = 6
+"""How many blocks the region has along x, y and z."""
 KINDS = ("Unknown", "PostSyn", "PreSyn", "Gap", "Note")
 SYNAPTIC = ("PostSyn", "PreSyn", "Gap")
 COUNTED = ("PostSyn", "PreSyn", "Gap", "Note", "AllSyn", "Voxels")
@@ -35,8 +40,17 @@ Elements = dict[Block, Element]
 
 def new_followers(client: Client, uuid: str, name: str) -> None:
     """The instances that follow a labelmap."""
-    for typename, suffix, followed in (("annotation", POINTS, name), ("labelsz", COUNTS, name + POINTS)):
-        path = new_instance(client, uuid, typename, name + suffix)
+    edge = f"{REGION_BLOCK},{REGION_BLOCK},{REGION_BLOCK}"
+    region = new_instance(client, uuid, "roi", name + "-region", BlockSize=edge)
+    side = range(REGION_SIDE)
+    spans = [[z, y, x, x] for z in side for y in side for x in side if (x + y + z) % 2 == 0]
+    client.post(f"{region}/roi", spans).expect()
+    for typename, suffix, followed, settings in (
+        ("annotation", POINTS, name, {}),
+        ("labelsz", COUNTS, name + POINTS, {}),
+        ("labelsz", INSIDE, name + POINTS, {"ROI": f"{name}-region,{uuid}"}),
+    ):
+        path = new_instance(client, uuid, typename, name + suffix, **settings)
         client.post(f"{path}/sync", {"sync": followed}).expect()
 
 
@@ -56,10 +70,17 @@ def with_tag(state: State, tag: str) -> list[Block]:
     return [place for place, element in state.elements.items() if tag in element["Tags"]]
 
 
-def counts(state: State, kind: str) -> dict[int, int]:
-    """How many elements of a kind each body has, for those that have any."""
+def in_region(place: Block) -> bool:
+    block = [at // REGION_BLOCK for at in place]
+    return all(0 <= at < REGION_SIDE for at in block) and sum(block) % 2 == 0
+
+
+def counts(state: State, kind: str, suffix: str = COUNTS) -> dict[int, int]:
+    """How many elements of a kind each body has, for those that have any: everywhere or in the region."""
     found: dict[int, int] = {}
     for place, element in state.elements.items():
+        if suffix == INSIDE and not in_region(place):
+            continue
         if element["Kind"] == kind or (kind == "AllSyn" and element["Kind"] in SYNAPTIC):
             body = state.label_at(place, 0, False)
             if body:
@@ -67,11 +88,11 @@ def counts(state: State, kind: str) -> dict[int, int]:
     return found
 
 
-def ranked(state: State, kind: str) -> list[dict[str, int]]:
+def ranked(state: State, kind: str, suffix: str = COUNTS) -> list[dict[str, int]]:
     """Bodies by count, then by label."""
     return [
         {"Label": body, "Size": count}
-        for body, count in sorted(counts(state, kind).items(), key=lambda item: (-item[1], item[0]))
+        for body, count in sorted(counts(state, kind, suffix).items(), key=lambda item: (-item[1], item[0]))
     ]
 
 
@@ -386,10 +407,10 @@ def all_elements(random: Random, state: State) -> Query:
 
 
 def count(random: Random, state: State) -> Query:
-    body, kind = some_body(random, state), random.choice(COUNTED)
+    body, kind, suffix = some_body(random, state), random.choice(COUNTED), random.choice((COUNTS, INSIDE))
     return Query(
-        f"{COUNTS}/count/{body}/{kind}",
-        lambda state: {"Label": body, kind: counts(state, kind).get(body, 0)},
+        f"{suffix}/count/{body}/{kind}",
+        lambda state: {"Label": body, kind: counts(state, kind, suffix).get(body, 0)},
         Reply.json,
     )
 
@@ -405,8 +426,8 @@ def several_counts(random: Random, state: State) -> Query:
 
 
 def top(random: Random, state: State) -> Query:
-    most, kind = random.choice([0, 1, 3, 1000]), random.choice(COUNTED)
-    return Query(f"{COUNTS}/top/{most}/{kind}", lambda state: ranked(state, kind)[:most], Reply.json)
+    most, kind, suffix = random.choice([0, 1, 3, 1000]), random.choice(COUNTED), random.choice((COUNTS, INSIDE))
+    return Query(f"{suffix}/top/{most}/{kind}", lambda state: ranked(state, kind, suffix)[:most], Reply.json)
 
 
 def threshold(random: Random, state: State) -> Query:
@@ -439,8 +460,12 @@ def whole_state(state: State) -> Iterator[Query]:
     """Questions that together tell all elements, all lists and all counts."""
     random = Random(0)
     yield all_elements(random, state)
-    for kind in COUNTED:
-        yield Query(f"{COUNTS}/top/100000/{kind}", lambda state, kind=kind: ranked(state, kind), Reply.json)  # type: ignore[misc]
+    for kind, suffix in [*((kind, COUNTS) for kind in COUNTED), ("AllSyn", INSIDE), ("Note", INSIDE)]:
+        yield Query(
+            f"{suffix}/top/100000/{kind}",
+            lambda state, kind=kind, suffix=suffix: ranked(state, kind, suffix),  # type: ignore[misc]
+            Reply.json,
+        )
     bodies = {state.label_at(place, 0, False) for place in state.elements} - {0}
     for body in sorted(bodies):
         yield Query(

@@ -71,3 +71,7 @@ def test_counts() -> None:
     assert points.ranked(state, "PreSyn") == [{"Label": 5, "Size": 2}]
     assert points.counts(state, "Note") == {5: 1}
     assert points.ranked(state, "Voxels") == []
+    assert points.counts(state, "AllSyn", points.INSIDE) == {5: 2, 7: 2}
+    state = points.with_posted(state, {(80, 9, 9): element("Gap")})
+    assert points.counts(state, "Gap") == {7: 1}
+    assert points.counts(state, "Gap", points.INSIDE) == {}
