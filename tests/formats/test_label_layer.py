@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fascicle.formats import label_block
 from fascicle.formats.block_code import LIMIT, block_codes
-from fascicle.formats.label_layer import LabelLayer, VoxelsByBlock, labels_at
+from fascicle.formats.label_layer import LabelLayer, VoxelsByBlock, labels_at, runs_of_layers
 
 
 def dense_block(rng: np.random.Generator, shape_zyx: tuple[int, int, int]) -> np.ndarray:
@@ -132,3 +132,43 @@ def test_voxels_that_are_in_no_block() -> None:
             labels_at([block], inside, out)
     with pytest.raises(ValueError, match="not those"):
         labels_at([block, None], VoxelsByBlock.of(np.array([[0, 0, 0]]), (8, 8, 8)), out)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 1 << 30), bounded=st.booleans(), wide=st.booleans())
+def test_runs_reach_over_the_blocks_of_a_layer(seed: int, bounded: bool, wide: bool) -> None:
+    rng = np.random.default_rng(seed)
+    shape = (8, 16, 72 if wide else 8)
+    corners = [
+        (x * shape[2], y * shape[1] - 16, z * shape[0])
+        for z, y, x in np.ndindex(2, 3, 4)
+        if rng.random() < 0.8
+    ]
+    mixed = rng.random(len(corners)) < 0.5
+    dense = [rng.integers(1, 4 if some else 2, shape).astype(np.uint64) for some in mixed]
+    opened = [label_block.opened(label_block.encode(block)) for block in dense]
+    wanted = [np.isin(block.table, [1, 2]) for block in opened]
+    bounds = ((5, -14, 1), (60, 20, 11)) if bounded else None
+    found, ends = runs_of_layers(opened, wanted, np.array(corners, np.int64).reshape(-1, 3), bounds)
+    expected, expected_ends = [np.empty((0, 4), np.int32)], []
+    for z in sorted({corner[2] for corner in corners}):
+        each = [
+            label_block.runs(block, mask, corner, bounds)
+            for block, mask, corner in zip(opened, wanted, corners, strict=True)
+            if corner[2] == z
+        ]
+        expected.append(label_block.join_runs(np.concatenate(each)))
+        expected_ends.append(sum(map(len, expected)))
+    assert np.array_equal(found, np.concatenate(expected))
+    assert ends.tolist() == expected_ends
+
+
+def test_runs_of_blocks_that_do_not_fit_together() -> None:
+    cube, bar = (label_block.opened(label_block.encode(np.ones(shape, np.uint64))) for shape in [(8, 8, 8), (8, 8, 16)])
+    corners, chosen = np.zeros((2, 3), np.int64), [np.ones(1, np.bool_)] * 2
+    with pytest.raises(ValueError, match="one size"):
+        runs_of_layers([cube, bar], chosen, corners)
+    for masks in ([np.ones(2, np.bool_)] * 2, chosen[:1]):
+        with pytest.raises(ValueError, match="masks"):
+            runs_of_layers([cube, cube], masks, corners)
+    assert len(runs_of_layers([cube, cube], [np.zeros(1, np.bool_)] * 2, corners)[0]) == 0

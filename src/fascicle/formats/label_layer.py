@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fascicle.formats.label_block import LabelBlock
-from fascicle.kernels import label_points, label_rows
+from fascicle.kernels import label_points, label_rows, label_runs
 from fascicle.kernels.arrays import address_of, frozen
 
 
@@ -58,6 +58,44 @@ def labels_at(blocks: Sequence[LabelBlock | None], voxels: VoxelsByBlock, out: N
         addresses, frozen(voxels.ends), *size, frozen(voxels.xyz), frozen(voxels.places), out
     ):
         raise ValueError("voxels are not inside of their block")
+
+
+_FAR = 1 << 40
+"""Beyond every voxel."""
+
+
+def runs_of_layers(
+    blocks: Sequence[LabelBlock],
+    wanted: Sequence[NDArray[np.bool_]],
+    corners_xyz: NDArray[np.int64],
+    bounds: tuple[tuple[int, int, int], tuple[int, int, int]] | None = None,
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Maximal runs i32[k,4] (x, y, z, length) of chosen labels, and i64[l] where those of each layer of blocks end.
+
+    `wanted` are the masks of the blocks' tables, `corners_xyz` i64[n,3] their first voxels, sorted by z, y, x. Blocks
+    of one z are a layer, whose runs are sorted by z, y, x; they reach over blocks. `bounds` (x, y, z, inclusive) clip
+    them. ValueError if blocks are not of one size, or masks or corners not theirs.
+    """
+    if not blocks:
+        return np.empty((0, 4), np.int32), np.empty(0, np.int64)
+    size = blocks[0].gx, blocks[0].gy, blocks[0].gz
+    if any((block.gx, block.gy, block.gz) != size for block in blocks):
+        raise ValueError("blocks are not all of one size")
+    entries = [len(block.table) for block in blocks]
+    if [len(mask) for mask in wanted] != entries or len(corners_xyz) != len(blocks):
+        raise ValueError(f"masks and corners are not those of {len(blocks)} blocks")
+    table = np.empty((len(blocks), 4), np.int64)
+    table[:, 0] = [block.addresses[0] for block in blocks]
+    table[:, 1] = [len(block.data) - block.start for block in blocks]
+    table[:, 2] = entries
+    table[:, 3] = np.cumsum(table[:, 2]) - table[:, 2]
+    box = np.array([-_FAR] * 3 + [_FAR] * 3, np.int64)
+    if bounds is not None:
+        low, high = bounds
+        box[:] = low[2], low[1], low[0], high[2] + 1, high[1] + 1, high[0] + 1
+    chosen = frozen(np.concatenate(wanted).view(np.uint8))
+    found, ends = label_runs.runs_of_layers(frozen(table), frozen(corners_xyz), *size, chosen, frozen(box))
+    return found, ends
 
 
 class LabelLayer:

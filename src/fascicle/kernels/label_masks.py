@@ -154,7 +154,7 @@ def block_mask(data, start, n, gx, gy, gz, wanted, masks, touched):  # type: ign
 
 
 @njit(cache=True, nogil=True)
-def _clip_word(word, x_first, first, end):  # type: ignore[no-untyped-def]
+def clip_word(word, x_first, first, end):  # type: ignore[no-untyped-def]
     """Of 64 mask bits that begin at x_first, keep those with first <= x < end."""
     low = first - x_first
     high = end - x_first
@@ -168,7 +168,7 @@ def _clip_word(word, x_first, first, end):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _mask_word(masks, at, left):  # type: ignore[no-untyped-def]
+def mask_word(masks, at, left):  # type: ignore[no-untyped-def]
     """Up to 8 mask bytes as a word."""
     if left >= 8:
         return load_u64(masks, at)
@@ -191,9 +191,9 @@ def count_runs(masks, touched, gx, gy, gz, box):  # type: ignore[no-untyped-def]
             row = (z * 8 * gy + y) * gx
             carry = np.uint64(0)
             for b in range(0, gx, 8):
-                word = _mask_word(masks, row + b, gx - b)
+                word = mask_word(masks, row + b, gx - b)
                 if word != np.uint64(0):
-                    word = _clip_word(word, 8 * b, x_first, x_end)
+                    word = clip_word(word, 8 * b, x_first, x_end)
                     count += np.int64(count_ones(word & ~((word << np.uint64(1)) | carry)))
                 carry = word >> np.uint64(63)
     return count
@@ -215,7 +215,7 @@ def write_runs(masks, touched, gx, gy, gz, box, x0, y0, z0, runs, n):  # type: i
             row = (z * 8 * gy + y) * gx
             open_at = np.int64(-1)
             for b in range(0, gx, 8):
-                word = _clip_word(_mask_word(masks, row + b, gx - b), 8 * b, x_first, x_end)
+                word = clip_word(mask_word(masks, row + b, gx - b), 8 * b, x_first, x_end)
                 while True:
                     if open_at < 0:
                         if word == np.uint64(0):

@@ -143,7 +143,7 @@ def _sparse_volumes() -> None:
     wanted = label_block.table(block) < np.uint64(200)
     found = label_block.runs(block, wanted, (0, 0, 0), ((0, 0, 0), (9, 9, 9)))
     label_block.join_runs(found)
-    label_block.runs_of_blocks([block], [wanted], np.zeros((1, 3), np.int64))
+    label_layer.runs_of_layers([block], [wanted], np.zeros((1, 3), np.int64))
     label_block.binary_block(block, wanted)
     label_block.replace_in_runs(block, 1, 1000, 1001, found, (0, 0, 0))
     downres.halve_into(block, np.empty((8, 8, 8), np.uint64))

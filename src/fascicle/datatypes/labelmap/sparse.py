@@ -24,7 +24,7 @@ from fascicle.datatypes.labelmap.requests import indexed, label_argument
 from fascicle.datatypes.labelmap.voxels import SCALE, SUPERVOXELS, block_size, scale_of
 from fascicle.datatypes.voxel_requests import INT32_MAX, INT32_MIN, Triple, parse_integer, parse_triple
 from fascicle.errors import BadRequest, NoContent, NotFound
-from fascicle.formats import label_block, nanovdb, sparse_volume
+from fascicle.formats import label_block, label_layer, nanovdb, sparse_volume
 from fascicle.formats.block_code import block_xyz
 from fascicle.versions.resolution import VersionedView
 
@@ -140,19 +140,20 @@ class Volume:
     def runs(self, bounds: Bounds | None) -> Iterator[Runs]:
         """Maximal runs i32[n,4], sorted by z, y, x; a piece for each layer of blocks. `bounds` clips them."""
         box = None if bounds is None or not bounds.given else (bounds.low_xyz, bounds.high_xyz)
-        layer: list[Runs] = []
+        layer: list[Runs] = []  # the last one, of which the next batch may have more
         at = 0
         for corners, opened, chosen in self._batches():
-            found, ends = label_block.runs_of_blocks(opened, chosen, corners, box)
-            starts = np.flatnonzero(np.diff(corners[:, 2], prepend=corners[0, 2] - 1))
-            for first, last in zip(starts.tolist(), [*starts[1:].tolist(), len(corners)], strict=True):
-                if layer and int(corners[first, 2]) != at:
-                    yield label_block.join_runs(np.concatenate(layer))
+            found, ends = label_layer.runs_of_layers(opened, chosen, corners, box)
+            z = corners[:, 2]
+            starts = np.flatnonzero(np.diff(z, prepend=z[0] - 1))
+            for corner, begin, end in zip(z[starts].tolist(), [0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+                if layer and corner != at:
+                    yield _united(layer)
                     layer = []
-                at = int(corners[first, 2])
-                layer.append(found[ends[first - 1] if first else 0 : ends[last - 1]])
+                at = corner
+                layer.append(found[begin:end])
         if layer:
-            yield label_block.join_runs(np.concatenate(layer))
+            yield _united(layer)
 
     def binary_blocks(self, label: int) -> Iterator[bytes]:
         """The format `blocks`; nothing at all if there are no voxels."""
@@ -170,6 +171,11 @@ class Volume:
                 yield b"".join(pending)
                 pending = []
         yield b"".join(pending)
+
+
+def _united(parts: list[Runs]) -> Runs:
+    """One layer of blocks that came in some batches."""
+    return parts[0] if len(parts) == 1 else label_block.join_runs(np.concatenate(parts))
 
 
 def _rles(runs: Iterable[Runs], compression: str) -> bytes | memoryview:
