@@ -24,8 +24,10 @@ from fascicle.formats import precomputed_info, volume_chunks
 from fascicle.formats.precomputed_info import Scale, VolumeInfo
 from fascicle.formats.sharding import Sharding, ShardWriter, build_shard
 from fascicle.pipeline.mirror import MirrorOptions, mirror
+from fascicle.pipeline.mirror_record import RECORD
 from fascicle.pipeline.mirror_transfer import MirrorError, Rate, Transfer
 from fascicle.volumes import VolumeError, open_pyramid
+from fascicle.volumes.destinations import open_destination
 from fascicle.volumes.objects import open_folder
 from object_server import ObjectBucket, seeded_faults
 from remote_volumes import bucket, label_volume, smooth_volume
@@ -131,7 +133,9 @@ def theirs(folder: Path, scale: int = 0) -> np.ndarray:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """All but the record of a mirror."""
+    found = [path for path in folder.rglob("*") if path.is_file() and path.name != RECORD]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
 def put_all(folder: Path, place: ObjectBucket, prefix: str) -> None:
@@ -218,7 +222,7 @@ def test_a_bad_way(volumes: Path, tmp_path: Path, object_bucket: ObjectBucket, n
     object_bucket.server.faults = seeded_faults(11, 0.15, kinds)
     options = MirrorOptions(box=((64, -32, 16), (120, 0, 48)), meshes=True)
     mirror(f"{object_bucket.address}/v", f"{object_bucket.address}/m", options)
-    found = {path.removeprefix("m/"): data for path, data in object_bucket.contents("m/").items()}
+    found = {path.removeprefix("m/"): data for path, data in object_bucket.contents("m/").items() if RECORD not in path}
     assert found == files(tmp_path / "quiet")
 
 
@@ -493,3 +497,79 @@ def test_the_command(volumes: Path, tmp_path: Path, object_bucket: ObjectBucket)
         refused = CliRunner().invoke(mirror_command, [str(volumes / "identity"), str(tmp_path / "n"), *wrong])
         assert (refused.exit_code, wrong[0] in refused.output) == (2, True)
     assert not (tmp_path / "n").exists()
+
+
+@pytest.mark.parametrize(("name", "transport"), [("unsharded", "file"), ("identity", "http"), ("identity", "s3")])
+def test_an_update_fetches_what_has_changed(
+    volumes: Path, tmp_path: Path, object_bucket: ObjectBucket, name: str, transport: str
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(volumes / name, source)
+    shutil.rmtree(source / "mesh")  # only manifests know fragments, which are always fetched
+    out = tmp_path / "m"
+
+    def changed(path: str, data: bytes | None) -> None:
+        if data is None:
+            (source / path).unlink()
+        else:
+            (source / path).write_bytes(data)
+        if transport == "s3":
+            copy = open_destination(f"{object_bucket.address}/u")
+            copy.delete(path) if data is None else copy.put(path, data)
+
+    with ExitStack() as stack:
+        address = str(source)
+        if transport == "http":
+            address = stack.enter_context(bucket(source)).url
+        if transport == "s3":
+            put_all(source, object_bucket, "u")
+            address = f"{object_bucket.address}/u"
+        chosen = MirrorOptions(also=("synapses",), meshes=False)
+        update = MirrorOptions(also=("synapses",), meshes=False, update=True)
+        whole = mirror(address, str(out), chosen)
+        again = mirror(address, str(out), update)
+        assert again.was_finished
+        assert again.fetched_bytes < whole.fetched_bytes / 3  # infos, and what annotations are found by
+        before = files(out)
+        some = sorted(path for path in before if path.startswith("8_8_8/"))
+        changed(some[0], None)
+        if transport != "http":
+            changed("synapses/by_id/11", None)
+            changed("synapses/by_id/13", before["synapses/by_id/12"])
+        found = mirror(address, str(out), update)
+        assert not found.was_finished
+        assert found.fetched_bytes < whole.fetched_bytes
+        fresh = tmp_path / "fresh"
+        mirror(address, str(fresh), chosen)
+        assert files(out) == files(fresh) != before
+        assert mirror(address, str(out), update).was_finished
+        with pytest.raises(BadRequest, match="it differs in scales"):
+            mirror(address, str(out), MirrorOptions(also=("synapses",), meshes=False, update=True, scales=(0,)))
+        with pytest.raises(BadRequest, match="not both"):
+            mirror(address, str(out), MirrorOptions(update=True, again=True))
+        (out / RECORD).write_text("[]")
+        with pytest.raises(BadRequest, match="no record of a mirror"):
+            mirror(address, str(out), update)
+        (out / RECORD).unlink()
+        if transport == "file":
+            assert mirror(address, str(out), update).fetched_bytes > found.fetched_bytes
+            assert files(out) == files(fresh)
+
+
+def test_parts_of_shards_are_updated(volumes: Path, tmp_path: Path) -> None:
+    """Also parts that got shards of their own; what is killed meanwhile goes on."""
+    source, out = tmp_path / "source", tmp_path / "m"
+    shutil.copytree(volumes / "identity", source)
+    box = ((64.0, -32.0, 16.0), (100.0, 0.0, 48.0))
+    options = {"box": box, "layout": "sharded", "scales": (0,)}
+    mirror(str(source), str(out), MirrorOptions(**options))
+    assert mirror(str(source), str(out), MirrorOptions(update=True, **options)).was_finished
+    shards = sorted((source / "8_8_8").iterdir())
+    shards[0].write_bytes(shards[0].read_bytes())  # another time is another object
+    found = mirror(str(source), str(out), MirrorOptions(update=True, **options))
+    assert not found.was_finished
+    before = files(out)
+    shards[0].unlink()
+    mirror(str(source), str(out), MirrorOptions(update=True, **options))
+    mirror(str(source), str(tmp_path / "fresh"), MirrorOptions(**options))
+    assert files(out) == files(tmp_path / "fresh") != before

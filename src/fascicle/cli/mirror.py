@@ -66,6 +66,7 @@ class BoxRanges(click.ParamType[Any]):
 @click.option("--rate", type=Size(), help="Fetch so many bytes per second at most, as 50M. [no limit]")
 @click.option("--verify/--no-verify", default=True, help="Read everything back in the end. [yes]")
 @click.option("--again", is_flag=True, help="Fetch everything anew although the mirror is complete.")
+@click.option("--update", is_flag=True, help="Fetch only what has changed at SOURCE since the mirror was complete.")
 @click.option("--journal", type=click.Path(path_type=Path, dir_okay=False), help="File that remembers what is done.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def mirror(
@@ -94,7 +95,8 @@ def mirror(
         click.echo(f"left out: {line}", err=True)
     what = ", ".join([*(f"scale {key}" for key in result.scales), *result.directories]) or "directory"
     if result.was_finished:
-        click.echo(f"{result.destination} is a complete mirror already: {what}; --again fetches it anew")
+        state = "nothing has changed at the source" if rest["update"] else "--again fetches it anew"
+        click.echo(f"{result.destination} is a complete mirror already: {what}; {state}")
         return
     click.echo(
         f"{result.destination}: {what}; {result.objects} objects, {result.size_bytes / 1e6:.1f} MB; "

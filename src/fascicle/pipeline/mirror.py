@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -26,6 +26,7 @@ from fascicle.formats import precomputed_info
 from fascicle.formats.precomputed_info import VOLUME, VolumeInfo
 from fascicle.pipeline.journal import Journal, work_folder
 from fascicle.pipeline.mirror_directories import LEGACY, PROPERTIES, DirectoryPlan, NotListed, plan_directory
+from fascicle.pipeline.mirror_record import RECORD, read_record, write_record
 from fascicle.pipeline.mirror_scales import Layout, ScalePlan, described, plan_scale, scale_steps
 from fascicle.pipeline.mirror_transfer import Done, MirrorError, Step, Transfer
 from fascicle.pipeline.tasks import Progress
@@ -71,6 +72,8 @@ class MirrorOptions:
     """Read everything back in the end, and compare it."""
     again: bool = False
     """Fetch everything anew even if the destination is a finished mirror of the same."""
+    update: bool = False
+    """Of a finished mirror, fetch only what has changed at the source since."""
     journal: Path | None = None
 
 
@@ -117,12 +120,16 @@ def mirror(
     transfer = Transfer(folder, target, scratch, options.workers, options.rate)
     try:
         job = _Mirror(transfer, data, kind, options)
-        finished = job.is_finished() and not options.again and not _journal_path(work, options).exists()
+        header = _header(folder, data, target, options)
+        begun = _journal_path(work, options).exists()
+        if options.update:
+            job.take_over(header, progress)
+        finished = not begun and job.is_finished() and (job.is_current() if options.update else not options.again)
         if finished:
             shutil.rmtree(work, ignore_errors=True)  # of a run that was killed in its last moment
         else:
-            with _journal(target, work, options, _header(folder, data, target, options)) as journal:
-                job.run(journal, progress)
+            with _journal(target, work, options, header) as journal:
+                job.run(journal, header, progress)
         return MirrorResult(
             destination=target.address,
             scales=tuple(plan.scale.key for plan in job.plans),
@@ -140,6 +147,8 @@ def mirror(
 
 def _check(options: MirrorOptions) -> None:
     """BadRequest for values that make no sense."""
+    if options.again and options.update:
+        raise BadRequest("a mirror is either fetched again or updated, not both")
     if options.layout not in get_args(Layout):
         raise BadRequest(f"the layout {options.layout!r} is none of {', '.join(get_args(Layout))}")
     if options.unit not in ("voxels", "nm"):
@@ -192,6 +201,8 @@ class _Mirror:
         self.done: list[Done] = []
         self._info = b""
         self._groups: list[tuple[str, list[Step]]] = []
+        self._same: dict[str, Done] = {}
+        """What an earlier mirror has of the same objects."""
         if kind == VOLUME:
             self._plan_volume(precomputed_info.decode(info), blake2b(info, digest_size=8).hexdigest())
         else:
@@ -286,7 +297,36 @@ class _Mirror:
             folder.get(f"{plan.target}/info" if plan.target else "info") == plan.info for plan in self.directories
         )
 
-    def run(self, journal: Journal, progress: Progress | None) -> None:
+    def take_over(self, header: dict[str, Any], progress: Progress | None) -> None:
+        """Ask the source which objects have not changed since the record of the destination was written.
+
+        Raises BadRequest if the destination is a mirror of something else.
+        """
+        known = read_record(self._transfer.destination.folder, header)
+        for stage, steps in self._groups:
+            if progress:
+                progress(f"{stage}: what has changed", 0, len(steps))
+            self._same |= {step.name: known[step.name] for step in self._transfer.unchanged(steps, known)}
+            if progress:
+                progress(f"{stage}: what has changed", len(steps), len(steps))
+
+    def is_current(self) -> bool:
+        """Whether nothing has changed at the source."""
+        return all(step.name in self._same for _, steps in self._groups for step in steps) and not self._left_over()
+
+    def _left_over(self) -> list[str]:
+        """Names at the destination, of directories that were listed, that the source does not have any more."""
+        folder = self._transfer.destination.folder
+        found = []
+        for directory, names in ((one, names) for plan in self.directories for one, names in plan.listed.items()):
+            there = set(names)
+            for name in folder.names(f"{directory}/" if directory else ""):
+                plain = name.removesuffix(".gz")
+                if plain not in there and plain.rpartition("/")[2] not in ("info", RECORD):
+                    found.append(plain)
+        return found
+
+    def run(self, journal: Journal, header: dict[str, Any], progress: Progress | None) -> None:
         """Bring everything, compare it, describe it."""
         destination = self._transfer.destination
         if "begun" not in journal.done:
@@ -295,20 +335,28 @@ class _Mirror:
             for plan in self.directories:
                 destination.delete(f"{plan.target}/info" if plan.target else "info")
             journal.add("begun")
+        kept = [name for name in self._same if name not in journal.done]
+        journal.done |= {name: list(astuple(self._same[name])) for name in kept}
+        if self._options.update:
+            for name in self._left_over():
+                destination.delete(name)
         for stage, steps in self._groups:
             self._transfer.run(steps, journal, stage, progress)
         if self._options.verify:
-            self._verify(journal, progress)
+            self._verify(journal, frozenset(kept), progress)
         self.done = [Done(*journal.done[step.name]) for _, steps in self._groups for step in steps]
         if not destination.folder.remote and hasattr(os, "sync"):
             os.sync()  # files were left to the system until now
         for plan in sorted(self.directories, key=lambda plan: plan.kind != PROPERTIES):
             if plan.target:
                 destination.put(f"{plan.target}/info", plan.info, JSON)
+        names = [step.name for _, steps in self._groups for step in steps]
+        write_record(destination, header, dict(zip(names, self.done, strict=True)))
         destination.put("info", self._info, JSON, caching="no-cache")
 
-    def _verify(self, journal: Journal, progress: Progress | None) -> None:
-        steps = [step for _, steps in self._groups for step in steps]
+    def _verify(self, journal: Journal, kept: frozenset[str], progress: Progress | None) -> None:
+        """Read back what was written, but for what was `kept` from an earlier mirror."""
+        steps = [step for _, steps in self._groups for step in steps if step.name not in kept]
         wrong = self._transfer.verify(steps, journal, "verifying", progress)
         for _ in range(_TRIES - 1):
             if not wrong:
@@ -351,6 +399,7 @@ def _header(folder: ObjectFolder, info: bytes, target: Destination, options: Mir
         "also": list(options.also),
         "layout": options.layout,
         "gzip": options.gzip,
+        **({"update": True} if options.update else {}),
     }
 
 

@@ -7,12 +7,13 @@ indexes. Chosen bodies of a sharded directory become objects of their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import msgspec
 import numpy as np
@@ -57,6 +58,8 @@ class DirectoryPlan:
     info: bytes
     """As it will be written."""
     steps: tuple[Step, ...]
+    listed: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Of directories that the source was listed for: all names that they have at the destination."""
 
 
 def plan_directory(
@@ -93,7 +96,7 @@ def plan_directory(
         for member in ("segment_properties", *(("spatial_index",) if bodies is not None else ())):
             document.pop(member, None)
         data = msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
-    return DirectoryPlan(source, target, kind, data or b"", tuple(steps))
+    return DirectoryPlan(source, target, kind, data or b"", tuple(steps), work.listed)
 
 
 def _sharding_of(document: Any, path: str) -> Sharding | None:
@@ -110,6 +113,7 @@ class _Directory:
         self._source = source
         self._target = target
         self._encoding = "gzip" if gzip else ""
+        self.listed: dict[str, list[str]] = {}
 
     # -- shards
 
@@ -123,6 +127,7 @@ class _Directory:
                 1,
                 partial(self._transfer.copy_file, name, target, partial(self._look, sharding, shard, name)),
                 partial(self._transfer.check_file, target),
+                partial(list[str], (name,)),
             )
 
     def _shards(self, directory: str, sharding: Sharding) -> list[int]:
@@ -160,15 +165,28 @@ class _Directory:
             names.add(plain.removeprefix(start))
         names.discard("info")
         ordered = sorted(name for name in names if not name.rpartition("/")[2].startswith("."))
-        for i in range(0, len(ordered), _STEP_OBJECTS):
-            group = ordered[i : i + _STEP_OBJECTS]
+        self.listed[_join(self._target, directory)] = [_join(self._target, directory, name) for name in ordered]
+        for group in _groups(ordered):
             found = {_join(self._target, directory, name): start + name for name in group}
             yield Step(
                 f"{_join(self._target, directory)} {group[0]} to {group[-1]}",
                 len(group),
                 partial(self._copy_listed, found),
                 partial(self._transfer.check_objects, list(found)),
+                partial(list[str], found.values()),
             )
+
+    def _sources_of(
+        self, kind: str, sharding: Sharding | None, bodies: Sequence[int]
+    ) -> Callable[[], Sequence[str]] | None:
+        """What the meshes or skeletons of bodies are read from. Only manifests know the fragments of legacy meshes."""
+        if kind == LEGACY:
+            return None
+        if sharding is not None:
+            numbers = np.unique(sharding.places(np.array(bodies, np.uint64))[0]).tolist()
+            return partial(list[str], [_join(self._source, sharding.file_name(shard)) for shard in numbers])
+        endings = ("", ".index") if kind == MULTIRES else ("",)
+        return partial(list[str], [_join(self._source, f"{body}{end}") for body in bodies for end in endings])
 
     def _copy_listed(self, found: dict[str, str]) -> Done:
         return self._transfer.copy_objects(
@@ -199,6 +217,7 @@ class _Directory:
                     len(group),
                     partial(self._copy_bodies, group, read),
                     partial(self._check_bodies, group, check),
+                    self._sources_of(kind, sharding, group),
                 )
             )
         return steps
@@ -291,7 +310,20 @@ class _Directory:
                 len(group),
                 partial(self._copy_listed, found),
                 partial(self._transfer.check_objects, list(found)),
+                partial(list[str], found.values()),
             )
+
+
+def _groups(names: Sequence[str]) -> Iterator[list[str]]:
+    """Names in groups whose borders depend on the names, so that another name does not move all others."""
+    group: list[str] = []
+    for name in names:
+        if len(group) == 2 * _STEP_OBJECTS or (group and crc32(name.encode()) % _STEP_OBJECTS == 0):
+            yield group
+            group = []
+        group.append(name)
+    if group:
+        yield group
 
 
 def _ids_of(data: bytes, path: str) -> list[int]:

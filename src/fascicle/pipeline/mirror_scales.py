@@ -148,6 +148,7 @@ class _ScaleCopy:
                 weight,
                 partial(self._transfer.copy_file, name, name, partial(self._look, sharding, shard)),
                 partial(self._transfer.check_file, name),
+                partial(list[str], (name,)),
             )
 
     def _source_shards(self, sharding: Sharding) -> Iterator[tuple[int, int]]:
@@ -186,6 +187,7 @@ class _ScaleCopy:
                     count,
                     partial(self._copy_chunks, first, count),
                     partial(self._check_chunks, first, count),
+                    partial(self._read_from, first, count),
                 )
             return
         cells = self._cells_of(0, self._plan.cells)
@@ -200,6 +202,7 @@ class _ScaleCopy:
                 len(rows),
                 partial(self._copy_group, group),
                 partial(self._check_names, group),
+                partial(self._objects_of, group),
             )
 
     def _cells_of(self, first: int, count: int) -> NDArray[np.int64]:
@@ -222,6 +225,17 @@ class _ScaleCopy:
 
     def _check_names(self, cells: NDArray[np.int64]) -> Done:
         return self._transfer.check_objects([self._name(cell) for cell in _triples(cells)])
+
+    def _read_from(self, first: int, count: int) -> list[str]:
+        return self._objects_of(self._cells_of(first, count))
+
+    def _objects_of(self, cells: NDArray[np.int64]) -> list[str]:
+        """The objects of the source that have some cells."""
+        sharding = self._scale.sharding
+        if sharding is None:
+            return [self._name(cell) for cell in _triples(cells)]
+        numbers = np.unique(sharding.places(shards.morton_codes(cells, self._scale.grid()))[0])
+        return [f"{self._directory}/{sharding.file_name(shard)}" for shard in numbers.tolist()]
 
     def _copy_group(self, cells: NDArray[np.int64]) -> Done:
         """Chunks of one shard of the source, unsharded."""
@@ -251,6 +265,7 @@ class _ScaleCopy:
                     int(inside.sum()),
                     partial(self._write_shard, files, shard, cells[inside], codes[inside]),
                     partial(self._transfer.check_written, files.name(shard)),
+                    partial(self._objects_of, cells[inside] + np.array(self._plan.start, np.int64)),
                 )
 
     def _write_shard(self, files: ShardFiles, shard: int, cells: NDArray[np.int64], codes: NDArray[np.uint64]) -> Done:

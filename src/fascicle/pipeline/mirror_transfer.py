@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,6 +31,8 @@ STEPS_AT_ONCE = 4
 FAILED_STEPS = 8
 """After so many failed steps no more are begun."""
 _TRIES = 3
+_STAMPS = 1 << 17
+_ABSENT = "absent"
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -75,6 +77,8 @@ class MeteredFolder(ObjectFolder):
         self.remote = inner.remote
         self.lists = inner.lists
         self.fetched_bytes = 0
+        self._stamps: dict[str, str] = {}
+        """Of the objects that were asked for last."""
 
     def fetch(self, name: str, span: Span | None = None) -> Piece | None:
         self._rate.wait()
@@ -83,10 +87,27 @@ class MeteredFolder(ObjectFolder):
         self._rate.add(size)
         with self._lock:
             self.fetched_bytes += size
+        self._note(name, None if piece is None else piece.stamp)
         return piece
 
     def measure(self, name: str) -> tuple[int, str] | None:
-        return self._inner.measure(name)
+        found = self._inner.measure(name)
+        self._note(name, None if found is None else found[1])
+        return found
+
+    def _note(self, name: str, stamp: str | None) -> None:
+        with self._lock:
+            if stamp == "" and name in self._stamps:
+                return  # some servers say nothing of the object with a range of it
+            while len(self._stamps) >= _STAMPS:
+                del self._stamps[next(iter(self._stamps))]
+            self._stamps[name] = _ABSENT if stamp is None else plain_stamp(stamp)
+
+    def stamp(self, name: str, anew: bool) -> str:
+        """What changes when an object does: as it was told last, or asked for anew; empty if nobody says."""
+        if anew or not self._stamps.get(name):
+            self.measure(name)
+        return self._stamps.get(name, "")
 
     def exists(self, name: str) -> bool:
         return self._inner.exists(name)
@@ -106,6 +127,8 @@ class Done:
     size_bytes: int
     checksum: str
     """Of all its objects: `Digest`."""
+    stamps: str = ""
+    """The hash of what changes when something changes at the source; empty if that cannot be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +140,8 @@ class Step:
     do: Callable[[], Done]
     check: Callable[[], Done]
     """Reads back what `do` has written."""
+    sources: Callable[[], Sequence[str]] | None = None
+    """The names of all objects of the source that are read, if that can be told before."""
 
 
 class Digest:
@@ -307,6 +332,24 @@ class Transfer:
 
     # -- steps
 
+    def stamps(self, step: Step, anew: bool = False) -> str:
+        """The hash of the stamps of all that a step reads, as `Done` has it."""
+        if step.sources is None:
+            return ""
+        digest = hashlib.blake2b(digest_size=12)
+        for name in step.sources():
+            stamp = self.source.stamp(name, anew)
+            if not stamp:
+                return ""
+            digest.update(f"{name}\0{stamp}\0".encode())
+        return digest.hexdigest()
+
+    def unchanged(self, steps: Sequence[Step], known: dict[str, Done]) -> list[Step]:
+        """Those of which nothing has changed at the source since they were done as `known` says."""
+        some = [step for step in steps if step.name in known and known[step.name].stamps]
+        found = self.ahead(some, lambda step: self.stamps(step, anew=True))
+        return [step for step, stamps in zip(some, found, strict=True) if stamps == known[step.name].stamps]
+
     def run(self, steps: Sequence[Step], journal: Journal, stage: str, progress: Progress | None) -> list[Done]:
         """Do the steps that the journal does not know. Raises MirrorError that names those that failed."""
         results = {step.name: Done(*journal.done[step.name]) for step in steps if step.name in journal.done}
@@ -315,8 +358,8 @@ class Transfer:
         done = total - sum(step.weight for step in missing)
         if progress:
             progress(stage, done, total)
-        for step, result in self._outcomes(missing, lambda step: step.do()):
-            journal.add(step.name, [result.objects, result.size_bytes, result.checksum])
+        for step, result in self._outcomes(missing, lambda step: replace(step.do(), stamps=self.stamps(step))):
+            journal.add(step.name, list(astuple(result)))
             results[step.name] = result
             done += step.weight
             if progress:
@@ -330,7 +373,7 @@ class Transfer:
         if progress:
             progress(stage, 0, total)
         for step, result in self._outcomes(steps, lambda step: step.check()):
-            if [result.objects, result.size_bytes, result.checksum] != list(journal.done[step.name]):
+            if replace(result, stamps="") != replace(Done(*journal.done[step.name]), stamps=""):
                 wrong.append(step)
             done += step.weight
             if progress:
@@ -368,6 +411,14 @@ class Transfer:
             rest = sum(1 for _ in waiting)
             more = f" ({len(failures)} steps failed, {rest} were not begun)" if len(failures) > 1 or rest else ""
             raise MirrorError(f"not everything could be mirrored{more}; {'; '.join(failures[:3])}")
+
+
+def plain_stamp(stamp: str) -> str:
+    """A stamp without what web servers add to it when they compress an answer."""
+    plain = stamp.removeprefix("W/").strip('"')
+    for ending in ("-gzip", ";gzip", "--gzip"):
+        plain = plain.removesuffix(ending)
+    return plain
 
 
 def scratch_copy(path: Path, folder: Path, name: str) -> FileFolder:
