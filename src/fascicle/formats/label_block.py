@@ -406,8 +406,10 @@ def replace_in_runs(
 # the stored form
 
 
-def split(block: Block, voxels: NDArray[np.uint32] | None = None) -> bytes:
-    """The stored form of a block in normal form; `voxels` u32[N] saves counting them."""
+def split(
+    block: Block, voxels: NDArray[np.uint32] | None = None, marks: NDArray[np.uint64] | None = None
+) -> bytes:
+    """The stored form of a block in normal form; `voxels` u32[N] saves counting them, `marks` u64[8]: see `marks`."""
     parts = opened(block)
     if voxels is None:
         voxels = count(parts)
@@ -417,7 +419,7 @@ def split(block: Block, voxels: NDArray[np.uint32] | None = None) -> bytes:
     if n > 1:
         deflated = igzip_lib.compress(rest, DEFLATE_LEVEL, igzip_lib.COMP_DEFLATE)
     header = _STORED.pack(
-        splice.STORED_VERSION,
+        splice.STORED_VERSION if marks is None else splice.MARKED_VERSION,
         parts.gx,
         parts.gy,
         parts.gz,
@@ -427,7 +429,8 @@ def split(block: Block, voxels: NDArray[np.uint32] | None = None) -> bytes:
         int(splice.shift_operator(rest.size)),
         len(deflated),
     )
-    return b"".join((header, parts.table.tobytes(), voxels.tobytes(), deflated))
+    ending = b"" if marks is None else marks.astype("<u8").tobytes()
+    return b"".join((header, parts.table.tobytes(), voxels.tobytes(), deflated, ending))
 
 
 def mark(stored: Buffer) -> int:
@@ -436,6 +439,10 @@ def mark(stored: Buffer) -> int:
     Made of the label table, the voxels per label, and checksum and lengths of the rest; not of the block's own marks.
     """
     data, n, _ = _stored_header(stored)
+    return _mark(data, n)
+
+
+def _mark(data: NDArray[np.uint8], n: int) -> int:
     told = hashlib.blake2b(data[1 : 24 + 12 * n].data, digest_size=8).digest()
     return int.from_bytes(told, "little") or 1
 
@@ -461,15 +468,29 @@ def marked(stored: Buffer, marks: NDArray[np.uint64]) -> bytes:
 def _stored_header(stored: Buffer) -> tuple[NDArray[np.uint8], int, tuple[int, ...]]:
     """(bytes, N, all header fields) of a stored block; CorruptionError if its lengths do not fit."""
     data = frozen_bytes(stored)
-    if not splice.is_sound(data, 0, data.size):
-        raise CorruptionError(f"stored label block of {data.size} bytes is damaged or of an unknown version")
-    fields = _STORED.unpack_from(data.data, 0)
-    return data, fields[4], fields
+    if data.size >= _STORED.size:
+        # As `splice.is_sound`: to call a kernel takes longer.
+        fields = _STORED.unpack_from(data.data)
+        version, n = fields[0], fields[4]
+        size = 24 + 12 * n + fields[8] + (splice.MARKS_BYTES if version == splice.MARKED_VERSION else 0)
+        if n >= 1 and data.size == size and version in (splice.STORED_VERSION, splice.MARKED_VERSION):
+            return data, n, fields
+    raise CorruptionError(f"stored label block of {data.size} bytes is damaged or of an unknown version")
 
 
 def opened_stored(stored: Buffer, check: bool = True) -> LabelBlock:
     """A stored block taken apart, its rest inflated (and its CRC verified if `check`)."""
-    data, n, (_, gx, gy, gz, _, size, crc, _, _) = _stored_header(stored)
+    return _opened_stored(*_stored_header(stored), check)
+
+
+def opened_to_edit(stored: Buffer) -> tuple[LabelBlock, NDArray[np.uint32], int]:
+    """A stored block of ours taken apart, voxels per table entry u32[N], and its mark."""
+    data, n, fields = _stored_header(stored)
+    return _opened_stored(data, n, fields, False), np.frombuffer(data, "<u4", n, 24 + 8 * n), _mark(data, n)
+
+
+def _opened_stored(data: NDArray[np.uint8], n: int, fields: tuple[int, ...], check: bool) -> LabelBlock:
+    _, gx, gy, gz, _, size, crc, _, _ = fields
     labels = frozen(np.frombuffer(data, "<u8", n, 24))
     if n == 1:
         return LabelBlock(gx, gy, gz, labels, _NO_BYTES, 0)

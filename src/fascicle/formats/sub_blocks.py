@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +22,26 @@ Chosen = NDArray[np.int64]
 NOTHING_KNOWN: Mapping[int, Chosen] = MappingProxyType({})
 
 _NO_BYTES = frozen_bytes(b"")
+_KEPT_BYTES = 4 << 20
+_kept = threading.local()
+
+
+def _scratch(name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+    """An array of the thread's own for a purpose, with anything in it: the first touch of new memory costs more."""
+    array: NDArray[Any] | None = getattr(_kept, name, None)
+    if array is None or array.shape != shape:
+        array = np.empty(shape, dtype)
+        setattr(_kept, name, array if array.nbytes <= _KEPT_BYTES else None)
+    return array
 
 
 def mask_of_runs(runs: NDArray[np.int32], block: LabelBlock, corner_xyz: tuple[int, int, int]) -> NDArray[np.bool_]:
-    """A mask bool[z,y,x] of the runs i32[k,4], which must lie in the block whose first voxel is `corner_xyz`."""
-    inside = np.zeros(block.shape_zyx, np.uint8)
+    """A mask bool[z,y,x] of the runs i32[k,4], which must lie in the block whose first voxel is `corner_xyz`.
+
+    It is good until the thread asks for the next one.
+    """
+    inside = _scratch("inside", block.shape_zyx, np.uint8)
+    inside.fill(0)
     sub_blocks.fill_runs(inside, frozen(runs), *corner_xyz)
     return inside.view(np.bool_)
 
@@ -49,7 +66,9 @@ def split_label(
     its entries, voxels that are `split` now, voxels that are `remain` now, the sub-blocks i64[k] that had the label).
     """
     position = _entry(block, label)
-    changed, positions, moved, kept = sub_blocks.split_label(
+    nsb = block.gx * block.gy * block.gz
+    positions = _scratch("positions", (nsb, 512), np.uint32)
+    changed, moved, kept = sub_blocks.split_label(
         block.data,
         block.start,
         len(block.table),
@@ -58,12 +77,12 @@ def split_label(
         block.gz,
         position,
         frozen(inside_zyx.view(np.uint8)),
+        positions,
     )
     table = np.append(block.table, np.uint64(split))
     table[position] = remain
     counts = np.append(voxels, np.uint32(moved))
     counts[position] = kept
-    nsb = block.gx * block.gy * block.gz
     data, used = sub_blocks.rebuild(
         block.data, block.start, len(block.table), nsb, frozen(changed), frozen(positions), frozen(table)
     )
@@ -85,33 +104,25 @@ def follow(
     halved. Returns (block, voxels of its entries, sub-blocks i64[k] that may have changed).
     """
     gx, gy, gz = block.gx, block.gy, block.gz
-    # Sorted labels, 0 first, by whose numbers halves are made: the rule for equal numbers of voxels needs their order.
-    sorted_labels = np.unique(
-        np.concatenate([np.zeros(1, np.uint64), block.table, *(child.table for child in children.values())])
-    )
-    entries = np.full(len(sorted_labels), -1, np.int64)
-    entries[np.searchsorted(sorted_labels, block.table)] = np.arange(len(block.table))
-    new = entries < 0
-    table = np.concatenate((block.table, sorted_labels[new]))
-    entries[new] = np.arange(len(block.table), len(table))
-    entries_u32 = frozen(entries.astype(np.uint32))
+    # Halves are made by the labels' ranks, not by positions: the rule for equal numbers of voxels needs their order.
+    tables = [child.table for child in children.values()]
+    table, entries, ranks = sub_blocks.join_tables(block.table, frozen(np.concatenate(tables)))
+    table, entries, ranks = frozen(table), frozen(entries), frozen(ranks)
+    ends = np.cumsum([len(finer) for finer in tables]).tolist()
+    ranks_of = {o: ranks[end - len(f) : end] for o, f, end in zip(children, tables, ends, strict=True)}
     nsb = gx * gy * gz
     whole = [octant for octant in children if octant not in changed_in]
-    most = sum(min(len(changed_in[octant]), nsb // 8) for octant in children if octant in changed_in)
-    changed = np.empty(len(whole) * nsb // 8 + most, np.int64)
-    positions = np.empty((len(changed), 512), np.uint32)
+    changed = np.empty(nsb, np.int64)
+    positions = _scratch("positions", (nsb, 512), np.uint32)
     counts = np.zeros(len(table), np.int64)
     n = len(block.table)
     counts[:n] = voxels
     used = 0
     if whole:
-        dense = np.empty((4 * gz, 4 * gy, 4 * gx), np.uint64)
+        dense = _scratch("half", (4 * gz, 4 * gy, 4 * gx), np.uint64)
         for octant in whole:
-            numbers = np.searchsorted(sorted_labels, children[octant].table).astype(np.uint64)
-            downres.halve_into(children[octant].with_table(numbers), dense)
-            used = sub_blocks.gather(
-                frozen(dense), entries_u32, gx, gy, _corner(octant, block), changed, positions, used
-            )
+            downres.halve_into(children[octant].with_table(ranks_of[octant]), dense)
+            used = sub_blocks.gather(frozen(dense), entries, gx, gy, _corner(octant, block), changed, positions, used)
         counts[:n] -= sub_blocks.count_in(block.data, block.start, n, nsb, frozen(changed[:used]))
         counts += np.bincount(positions[:used].reshape(-1), minlength=len(table))
     for octant, chosen in changed_in.items():
@@ -125,10 +136,10 @@ def follow(
             gz,
             child.data,
             child.start,
-            frozen(np.searchsorted(sorted_labels, child.table).astype(np.uint64)),
+            ranks_of[octant],
             frozen(chosen),
             _corner(octant, block),
-            entries_u32,
+            entries,
             changed,
             positions,
             used,
@@ -138,7 +149,7 @@ def follow(
     if not used:
         return block, voxels, changed
     data, kept = sub_blocks.rebuild(
-        block.data, block.start, n, nsb, frozen(changed), frozen(positions[:used]), frozen(table)
+        block.data, block.start, n, nsb, frozen(changed), frozen(positions), table
     )
     after = LabelBlock(gx, gy, gz, frozen(table[kept]), frozen(data), 0)
     return after, counts[kept].astype(np.uint32), changed

@@ -18,13 +18,16 @@ Buffer: TypeAlias = bytes | bytearray | memoryview | NDArray[np.uint8]
 
 def frozen(array: NDArray[Any]) -> NDArray[Any]:
     """A C-contiguous, aligned, read-only view (a copy only if need be); the array itself stays writable."""
-    view = np.ascontiguousarray(array).view(np.ndarray)
-    if not view.flags.aligned:
-        view = view.copy()
-    if view.flags.writeable:
-        view = view.view()
-        view.flags.writeable = False
-    return view
+    flags = array.flags
+    if type(array) is not np.ndarray or not flags.c_contiguous or not flags.aligned:
+        array = np.ascontiguousarray(array).view(np.ndarray)
+        if not array.flags.aligned:
+            array = array.copy()
+        flags = array.flags
+    if flags.writeable:
+        array = array.view()
+        array.setflags(write=False)
+    return array
 
 
 def frozen_bytes(data: Buffer) -> NDArray[np.uint8]:

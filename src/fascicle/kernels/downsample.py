@@ -33,7 +33,7 @@ def _most_frequent(group, palette):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def winner(group, palette):  # type: ignore[no-untyped-def]
+def _winner(group, palette):  # type: ignore[no-untyped-def]
     """As `_most_frequent`, quick for two labels."""
     a = group[0]
     other = a
@@ -91,7 +91,64 @@ def _halve_mixed(data, packed, bits, palette, group, corner, stride_z, stride_y)
                 group[5] = np.int64((c >> shift) & field)
                 group[6] = np.int64((d >> upper) & field)
                 group[7] = np.int64((d >> shift) & field)
-                store_at(at + 8 * x, winner(group, palette))
+                store_at(at + 8 * x, _winner(group, palette))
+
+
+@njit(cache=True, nogil=True)
+def halve_sub_block(  # type: ignore[no-untyped-def]
+    data, here, position, packed, table, palette, voxels, group, corner, stride_z, stride_y
+):
+    """Write a sub-block of `here` labels at half resolution (4x4x4 voxels) to memory, from address `corner` on.
+
+    Its list begins at byte `position`, its packed values at `packed`; palette u64[512], voxels u16[512] and group
+    i64[8] are scratch.
+    """
+    bits = bits_for(here)
+    if here <= 1:
+        label = np.uint64(0)
+        if here == 1:
+            label = table[np.int64(load_u32(data, position))]
+        for z in range(4):
+            for y in range(4):
+                at = corner + z * stride_z + y * stride_y
+                for x in range(4):
+                    store_at(at + 8 * x, label)
+    elif bits == 1:
+        zero = table[np.int64(load_u32(data, position))]
+        one = table[np.int64(load_u32(data, position + 4))]
+        # the number of ones from which on label one wins
+        threshold = 5 if zero < one else 4
+        if zero == np.uint64(0):
+            threshold = 1
+        elif one == np.uint64(0):
+            threshold = 8
+        for z in range(4):
+            for y in range(4):
+                row = packed + 16 * z + 2 * y
+                at = corner + z * stride_z + y * stride_y
+                ones = np.int64(0)
+                for near in range(4):
+                    byte = np.int64(data[row + (near >> 1) * 8 + (near & 1)])
+                    pairs = (byte & 0x55) + ((byte >> 1) & 0x55)
+                    # two-bit sums of four x pairs, spread to one byte each
+                    ones += (pairs >> 6) | ((pairs & 0x30) << 4) | ((pairs & 0x0C) << 14) | ((pairs & 3) << 24)
+                for x in range(4):
+                    store_at(at + 8 * x, one if ((ones >> (8 * x)) & 15) >= threshold else zero)
+    else:
+        for k in range(here):
+            palette[k] = table[np.int64(load_u32(data, position + 4 * k))]
+        if bits <= 8:
+            _halve_mixed(data, packed, bits, palette, group, corner, stride_z, stride_y)
+        else:
+            unpack(data, packed, bits, voxels)
+            for z in range(4):
+                for y in range(4):
+                    at = corner + z * stride_z + y * stride_y
+                    for x in range(4):
+                        v = 128 * z + 16 * y + 2 * x
+                        for k in range(8):
+                            group[k] = voxels[v + (k & 1) + 8 * ((k >> 1) & 1) + 64 * (k >> 2)]
+                        store_at(at + 8 * x, _most_frequent(group, palette))
 
 
 @njit(cache=True, nogil=True)
@@ -118,55 +175,10 @@ def halve(data, start, table, gx, gy, gz, address, stride_z, stride_y):  # type:
         for sy in range(gy):
             for sx in range(gx):
                 here = np.int64(load_u16(data, start + 2 * i))
-                bits = bits_for(here)
                 corner = address + 4 * sz * stride_z + 4 * sy * stride_y + 32 * sx
-                if here <= 1:
-                    label = np.uint64(0)
-                    if here == 1:
-                        label = table[np.int64(load_u32(data, position))]
-                    for z in range(4):
-                        for y in range(4):
-                            at = corner + z * stride_z + y * stride_y
-                            for x in range(4):
-                                store_at(at + 8 * x, label)
-                elif bits == 1:
-                    zero = table[np.int64(load_u32(data, position))]
-                    one = table[np.int64(load_u32(data, position + 4))]
-                    # the number of ones from which on label one wins
-                    threshold = 5 if zero < one else 4
-                    if zero == np.uint64(0):
-                        threshold = 1
-                    elif one == np.uint64(0):
-                        threshold = 8
-                    for z in range(4):
-                        for y in range(4):
-                            row = packed + 16 * z + 2 * y
-                            at = corner + z * stride_z + y * stride_y
-                            ones = np.int64(0)
-                            for near in range(4):
-                                byte = np.int64(data[row + (near >> 1) * 8 + (near & 1)])
-                                pairs = (byte & 0x55) + ((byte >> 1) & 0x55)
-                                # two-bit sums of four x pairs, spread to one byte each
-                                ones += (
-                                    (pairs >> 6) | ((pairs & 0x30) << 4) | ((pairs & 0x0C) << 14) | ((pairs & 3) << 24)
-                                )
-                            for x in range(4):
-                                store_at(at + 8 * x, one if ((ones >> (8 * x)) & 15) >= threshold else zero)
-                else:
-                    for k in range(here):
-                        palette[k] = table[np.int64(load_u32(data, position + 4 * k))]
-                    if bits <= 8:
-                        _halve_mixed(data, packed, bits, palette, group, corner, stride_z, stride_y)
-                    else:
-                        unpack(data, packed, bits, voxels)
-                        for z in range(4):
-                            for y in range(4):
-                                at = corner + z * stride_z + y * stride_y
-                                for x in range(4):
-                                    v = 128 * z + 16 * y + 2 * x
-                                    for k in range(8):
-                                        group[k] = voxels[v + (k & 1) + 8 * ((k >> 1) & 1) + 64 * (k >> 2)]
-                                    store_at(at + 8 * x, _most_frequent(group, palette))
+                halve_sub_block(
+                    data, here, position, packed, table, palette, voxels, group, corner, stride_z, stride_y
+                )
                 position += 4 * here
-                packed += 64 * bits
+                packed += 64 * bits_for(here)
                 i += 1

@@ -8,9 +8,17 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from fascicle.kernels.downsample import winner
+from fascicle.kernels.downsample import halve_sub_block
 from fascicle.kernels.label_codec import bits_for, unpack
-from fascicle.kernels.memory import copy_bytes, load_u16, load_u32
+from fascicle.kernels.memory import (
+    copy_bytes,
+    load_u16,
+    load_u32,
+    store_u16,
+    store_u32,
+    store_u64,
+    swap_bytes,
+)
 
 
 @njit(cache=True, nogil=True)
@@ -63,10 +71,11 @@ def having(data, start, n, nsb, position):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def split_label(data, start, n, gx, gy, gz, position, inside):  # type: ignore[no-untyped-def]
+def split_label(data, start, n, gx, gy, gz, position, inside, out):  # type: ignore[no-untyped-def]
     """Sub-blocks that have a label, as table positions in which voxels under the mask have position n instead.
 
-    `inside` is u8[z,y,x]. Returns (indices i64[k], positions u32[k,512], voxels under the mask, other voxels).
+    `inside` is u8[z,y,x]; the positions go to `out` u32[.,512], in which there is room for every sub-block. Returns
+    (indices i64[k], voxels under the mask, other voxels).
     """
     nsb = gx * gy * gz
     counts, lists, values = _places(data, start, n, nsb)
@@ -84,7 +93,6 @@ def split_label(data, start, n, gx, gy, gz, position, inside):  # type: ignore[n
                 found[k] = i
                 k += 1
                 break
-    out = np.empty((k, 512), np.uint32)
     local = np.zeros(512, np.uint16)
     moved = 0
     kept = 0
@@ -112,21 +120,28 @@ def split_label(data, start, n, gx, gy, gz, position, inside):  # type: ignore[n
                         out[j, v] = np.uint32(position)
                         kept += 1
                     v += 1
-    return found[:k], out, moved, kept
+    return found[:k], moved, kept
 
 
 @njit(cache=True, nogil=True)
-def _pack(values, bits, out, at):  # type: ignore[no-untyped-def]
-    """Write 512 values, most significant bit first, from byte `at` of `out` on."""
-    held = np.uint64(0)
-    waiting = 0
-    for v in range(512):
-        held = (held << np.uint64(bits)) | np.uint64(values[v])
-        waiting += bits
-        while waiting >= 8:
-            waiting -= 8
-            out[at] = np.uint8((held >> np.uint64(waiting)) & np.uint64(255))
-            at += 1
+def _pack(positions, j, rank, bits, out, at):  # type: ignore[no-untyped-def]
+    """Write the 512 values rank[positions[j]], most significant bit first, from byte `at` of `out` on.
+
+    Up to 8 bytes behind them are overwritten.
+    """
+    for v in range(0, 512, 8):
+        word = np.uint64(0)
+        if bits <= 8:
+            for k in range(v, v + 8):
+                word = (word << np.uint64(bits)) | np.uint64(rank[np.int64(positions[j, k])])
+            store_u64(out, at, swap_bytes(word << np.uint64(64 - 8 * bits)))
+        else:
+            for k in range(v, v + 7):
+                word = (word << np.uint64(9)) | np.uint64(rank[np.int64(positions[j, k])])
+            last = np.uint64(rank[np.int64(positions[j, v + 7])])
+            store_u64(out, at, swap_bytes((word << np.uint64(1)) | (last >> np.uint64(8))))
+            out[at + 8] = np.uint8(last & np.uint64(255))
+        at += bits
 
 
 @njit(cache=True, nogil=True)
@@ -185,17 +200,16 @@ def rebuild(data, start, n, nsb, changed, positions, table):  # type: ignore[no-
         m += used[entry]
     if m == 1:
         return np.empty(0, np.uint8), used
-    out = np.empty(2 * nsb + 4 * total + packed_size, np.uint8)
+    size = 2 * nsb + 4 * total + packed_size
+    out = np.empty(size + 8, np.uint8)
     list_at = 2 * nsb
     packed_at = list_at + 4 * total
     rank = np.zeros(table.size, np.uint16)
-    ranks = np.empty(512, np.uint16)
     for i in range(nsb):
         j = which[i]
         here = ends[j + 1] - ends[j] if j >= 0 else counts[i]
         bits = bits_for(here)
-        out[2 * i] = np.uint8(here & 255)
-        out[2 * i + 1] = np.uint8(here >> 8)
+        store_u16(out, 2 * i, here)
         for q in range(here):
             if j >= 0:
                 p = local[ends[j] + q]
@@ -204,19 +218,15 @@ def rebuild(data, start, n, nsb, changed, positions, table):  # type: ignore[no-
                 p = np.int64(0)
             else:
                 p = np.int64(load_u32(data, lists[i] + 4 * q))
-            new = renamed[p]
-            for byte in range(4):
-                out[list_at + byte] = np.uint8((new >> np.uint32(8 * byte)) & np.uint32(255))
+            store_u32(out, list_at, renamed[p])
             list_at += 4
         if bits:
             if j >= 0:
-                for v in range(512):
-                    ranks[v] = rank[np.int64(positions[j, v])]
-                _pack(ranks, bits, out, packed_at)
+                _pack(positions, j, rank, bits, out, packed_at)
             else:
                 copy_bytes(out, packed_at, data, values[i], 64 * bits)
             packed_at += 64 * bits
-    return out, used
+    return out[:size], used
 
 
 @njit(cache=True, nogil=True)
@@ -263,24 +273,35 @@ def gather(dense, entries, size_x, size_y, corner, changed, positions, k):  # ty
 
 
 @njit(cache=True, nogil=True)
-def _halved(local, palette, group, out):  # type: ignore[no-untyped-def]
-    """The 64 voxels u64 that stand for the 512 of a sub-block, numbers u16 of labels u64 in `palette`."""
-    to = 0
-    for z in range(0, 512, 128):
-        for y in range(z, z + 64, 16):
-            for v in range(y, y + 8, 2):
-                first = local[v]
-                different = np.uint16(0)
-                for k in range(1, 8):
-                    number = local[v + (k & 1) + 8 * ((k >> 1) & 1) + 64 * (k >> 2)]
-                    group[k] = np.int64(number)
-                    different |= number ^ first
-                if different:
-                    group[0] = np.int64(first)
-                    out[to] = winner(group, palette)
-                else:
-                    out[to] = palette[first]
-                to += 1
+def join_tables(table, finer):  # type: ignore[no-untyped-def]
+    """A block's table u64[n] with the labels of finer blocks u64[m] behind it that it lacks, and 0 if it lacks that.
+
+    The labels are also numbered in ascending order, 0 first. Returns (the joined table, the position in it of each
+    number u32, the numbers of the finer blocks' labels u64[m]).
+    """
+    n = table.size
+    labels = np.zeros(1 + n + finer.size, np.uint64)
+    labels[1 : n + 1] = table
+    labels[n + 1 :] = finer
+    labels.sort()
+    k = 1
+    for i in range(1, labels.size):
+        if labels[i] != labels[k - 1]:
+            labels[k] = labels[i]
+            k += 1
+    labels = labels[:k]
+    lacking = np.uint32(0xFFFFFFFF)
+    entries = np.full(k, lacking, np.uint32)
+    for i, number in enumerate(np.searchsorted(labels, table)):
+        entries[number] = i
+    joined = np.empty(n + k, np.uint64)
+    joined[:n] = table
+    for number in range(k):
+        if entries[number] == lacking:
+            entries[number] = n
+            joined[n] = labels[number]
+            n += 1
+    return joined[:n], entries, np.searchsorted(labels, finer).astype(np.uint64)
 
 
 @njit(cache=True, nogil=True)
@@ -326,14 +347,8 @@ def follow_chosen(  # type: ignore[no-untyped-def]
         if finer_n == 1:
             half[:] = finer_table[0]
         else:
-            for q in range(finer_counts[i]):
-                palette[q] = finer_table[np.int64(load_u32(finer, finer_lists[i] + 4 * q))]
-            bits = bits_for(finer_counts[i])
-            if bits:
-                unpack(finer, finer_values[i], bits, local)
-                _halved(local, palette, group, half)
-            else:
-                half[:] = palette[0]
+            here, listed, packed = finer_counts[i], finer_lists[i], finer_values[i]
+            halve_sub_block(finer, here, listed, packed, finer_table, palette, local, group, half.ctypes.data, 128, 32)
         v = 0
         for dz in range(4 * (z & 1), 4 * (z & 1) + 4):
             for dy in range(4 * (y & 1), 4 * (y & 1) + 4):

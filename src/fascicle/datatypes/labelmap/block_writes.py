@@ -152,10 +152,10 @@ class StoredInOrder(Sequence[bytes]):
         return self._new.stored(int(self._codes[place]))
 
 
-def stored_of(dense_zyx: U64) -> tuple[bytes, LabelBlock]:
-    """A dense block u64[z,y,x] in its stored form, and taken apart."""
+def stored_of(dense_zyx: U64, marks: U64 | None = None) -> tuple[bytes, LabelBlock]:
+    """A dense block u64[z,y,x] in its stored form, with marks u64[8] if given, and taken apart."""
     opened = label_block.opened(label_block.encode(dense_zyx))
-    return label_block.split(opened), opened
+    return label_block.split(opened, marks=marks), opened
 
 
 @dataclass(slots=True)
@@ -353,13 +353,13 @@ def coarser_blocks(
             old = sub_blocks.solid(sx // 8, sy // 8, sz // 8)
             voxels = np.array([sx * sy * sz], np.uint32)
             if before is not None:
-                old = label_block.opened_stored(before, check=False)
-                voxels = label_block.stored_counts(before)
+                old, voxels, mark = label_block.opened_to_edit(before)
             block, voxels, places = sub_blocks.follow(old, voxels, finer, in_step)
-            made = label_block.split(block, voxels) if before is None or len(places) else before
             if before is not None:
-                above.edited[code] = Edited(places, label_block.mark(before))
-            return code, label_block.marked(made, marks), block
+                above.edited[code] = Edited(places, mark)
+                if not len(places):
+                    return code, label_block.marked(before, marks), block
+            return code, label_block.split(block, voxels, marks), block
         if before is not None:
             dense = label_block.decode(label_block.opened_stored(before, check=False))
         else:
@@ -368,8 +368,7 @@ def coarser_blocks(
             z, y, x = (octant >> 2) * sz // 2, (octant >> 1 & 1) * sy // 2, (octant & 1) * sx // 2
             corner = dense[z : z + sz // 2, y : y + sy // 2, x : x + sx // 2]
             downres.halve_into(block, corner)
-        stored, opened = stored_of(dense)
-        return code, label_block.marked(stored, marks), opened
+        return (code, *stored_of(dense, marks))
 
     above = NewBlocks(changed.spool)
     for made in side_by_side(parent_block, families()):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,12 +18,12 @@ from numpy.typing import NDArray
 
 from fascicle.datatypes.base import Answer, Call, Change, Commit, Option, Reply, Route, Work
 from fascicle.datatypes.labelmap import block_writes, blocks, bodies, counters
-from fascicle.datatypes.labelmap.block_writes import Edited, NewBlocks
 from fascicle.datatypes.labelmap.bodies import Body, Rows, read_body
 from fascicle.datatypes.labelmap.events import Split, SupervoxelSplit
 from fascicle.datatypes.labelmap.lookups import record_splits
 from fascicle.datatypes.labelmap.mapping import add_mappings, mapping_at
 from fascicle.datatypes.labelmap.mutations import DRY_RUN, fresh_label, in_use, stamp_of
+from fascicle.datatypes.labelmap.new_blocks import Edited, NewBlocks
 from fascicle.datatypes.labelmap.queries import rows_of_supervoxel
 from fascicle.datatypes.labelmap.requests import indexed, label_argument, number
 from fascicle.datatypes.labelmap.split_runs import Runs, RunsByBlock, posted_runs, voxels_of
@@ -31,6 +32,9 @@ from fascicle.formats import label_block, sub_blocks
 from fascicle.formats.block_code import block_xyz
 from fascicle.formats.label_block import LabelBlock
 from fascicle.versions.resolution import VersionedView
+
+GROUP_BLOCKS = 8
+"""Blocks that a thread works on before it looks for more."""
 
 U64 = NDArray[np.uint64]
 Triple = tuple[int, int, int]
@@ -81,13 +85,15 @@ class _Opened:
 
     stored: bytes
     block: LabelBlock
+    voxels: NDArray[np.uint32]
+    """Of the entries of its table."""
     mark: int
     """Of the block as it was."""
     changed: list[sub_blocks.Chosen] = field(default_factory=list)
 
     @classmethod
     def of(cls, stored: bytes) -> _Opened:
-        return cls(stored, label_block.opened_stored(stored, check=False), label_block.mark(stored))
+        return cls(stored, *label_block.opened_to_edit(stored))
 
     @property
     def edited(self) -> Edited:
@@ -104,21 +110,41 @@ class _Opened:
         place = label_block.STORED_TABLE_AT + 8 * at
         renamed[place : place + 8] = replacement.remain.to_bytes(8, "little")
         self.stored = bytes(renamed)
-        return int(label_block.stored_counts(self.stored)[at])
+        return int(self.voxels[at])
 
     def split(self, replacement: Replacement, inside: Runs, corner: Triple) -> tuple[int, int]:
         """Replace a supervoxel by two; the voxels of either."""
-        self.block, voxels, split, remain, changed = sub_blocks.split_label(
+        self.block, self.voxels, split, remain, changed = sub_blocks.split_label(
             self.block,
             replacement.supervoxel,
             replacement.split,
             replacement.remain,
             sub_blocks.mask_of_runs(inside, self.block, corner),
-            label_block.stored_counts(self.stored),
+            self.voxels,
         )
-        self.stored = label_block.split(self.block, voxels)
+        self.stored = label_block.split(self.block, self.voxels)
         self.changed.append(changed)
         return split, remain
+
+
+Counted = list[tuple[Replacement, int, int]]
+"""Replacements in a block, and the voxels that have become `split` and `remain`."""
+
+
+def _replace_in_block(
+    stored: bytes, replacements: list[Replacement], inside: Runs, corner: Triple
+) -> tuple[_Opened, Counted] | None:
+    """The block with those of the supervoxels replaced that it has; None if it has none of them."""
+    opened = _Opened.of(stored)
+    counted: Counted = []
+    for replacement in replacements:
+        if not (opened.block.table == np.uint64(replacement.supervoxel)).any():
+            continue
+        if len(inside):
+            counted.append((replacement, *opened.split(replacement, inside, corner)))
+        else:
+            counted.append((replacement, 0, opened.rename(replacement)))
+    return (opened, counted) if counted else None
 
 
 def replace_in_blocks(
@@ -133,26 +159,32 @@ def replace_in_blocks(
     new = NewBlocks()
     found: dict[int, list[tuple[int, int, int]]] = {r.supervoxel: [] for r in replacements}
     split_voxels = dict.fromkeys(found, 0)
-    for code, stored in _stored_blocks(view, codes):
-        inside = runs.of(code)
-        opened: _Opened | None = None
-        for replacement in replacements:
-            present = label_block.stored_table(stored) if opened is None else opened.block.table
-            if not (present == np.uint64(replacement.supervoxel)).any():
+
+    def replaced(some: list[tuple[int, bytes]]) -> list[tuple[int, tuple[_Opened, Counted] | None]]:
+        return [
+            (code, _replace_in_block(stored, replacements, runs.of(code), _corner(code, size_xyz)))
+            for code, stored in some
+        ]
+
+    for results in block_writes.side_by_side(replaced, _in_groups(_stored_blocks(view, codes))):
+        for code, result in results:
+            if result is None:
                 continue
-            opened = opened or _Opened.of(stored)
-            if len(inside):
-                split, remain = opened.split(replacement, inside, _corner(code, size_xyz))
-            else:
-                split, remain = 0, opened.rename(replacement)
-            split_voxels[replacement.supervoxel] += split
-            found[replacement.supervoxel] += [(replacement.split, code, split), (replacement.remain, code, remain)]
-        if opened is not None:
+            opened, counted = result
+            for replacement, split, remain in counted:
+                split_voxels[replacement.supervoxel] += split
+                found[replacement.supervoxel] += [(replacement.split, code, split), (replacement.remain, code, remain)]
             new.add(code, opened.stored, opened.block)
             new.edited[code] = opened.edited
     rows = {supervoxel: _as_rows(entries) for supervoxel, entries in found.items()}
     levels = block_writes.make_plan(view, new, size_xyz, top_scale=top_scale, indexing=False)
     return BlockChanges(new, rows, split_voxels, levels)
+
+
+def _in_groups(items: Iterator[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:
+    """Groups that are worth a thread's while."""
+    while group := list(islice(items, GROUP_BLOCKS)):
+        yield group
 
 
 def _as_rows(entries: list[tuple[int, int, int]]) -> Rows:
