@@ -20,7 +20,7 @@ U32 = NDArray[np.uint32]
 OPEN_BYTES = 64 << 20
 """Blocks of a write that are kept inflated for the scales above; the others are inflated again."""
 
-ROWS_AT_ONCE = 1 << 19
+ROWS_AT_ONCE = 1 << 17
 """Rows of the index that are changed together. Bodies that reach farther are changed several times."""
 
 
