@@ -24,10 +24,10 @@ pytestmark = [
 MEMORY_BYTES = 8 << 20
 PROGRAM = f"""
 from fascicle.cli import main
-from fascicle.datatypes.labelmap import block_writes
+from fascicle.datatypes.labelmap import new_blocks
 from fascicle.store import spool
 
-block_writes.OPEN_BYTES = spool.MEMORY_BYTES = {MEMORY_BYTES}
+new_blocks.OPEN_BYTES = spool.MEMORY_BYTES = {MEMORY_BYTES}
 main()
 """
 

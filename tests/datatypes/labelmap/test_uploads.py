@@ -13,9 +13,10 @@ import pytest
 from dense_labels import EDGE, cells, check_index, halved, new_labels, post, read
 from labelmap_instances import Labels
 
-from fascicle.datatypes.labelmap import block_writes, uploads
-from fascicle.datatypes.labelmap.block_writes import NewBlocks, stored_of
+from fascicle.datatypes.labelmap import block_writes, new_blocks, uploads
+from fascicle.datatypes.labelmap.block_writes import stored_of
 from fascicle.datatypes.labelmap.events import BlockChange
+from fascicle.datatypes.labelmap.new_blocks import ChangedRows, KeptHandles, NewBlocks, Rows
 from fascicle.errors import FascicleError, StoreFull
 from fascicle.formats import label_block
 from fascicle.formats.block_code import block_xyz
@@ -29,10 +30,10 @@ def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that may go into files does, and what is done in parts has many of them."""
     monkeypatch.setattr(spool, "MEMORY_BYTES", 0)
     monkeypatch.setattr(spool, "LEAST_BYTES", 0)
-    monkeypatch.setattr(block_writes, "OPEN_BYTES", 0)
+    monkeypatch.setattr(new_blocks, "OPEN_BYTES", 0)
     monkeypatch.setattr(block_writes, "COMPARED_BLOCKS", 3)
     monkeypatch.setattr(block_writes, "COMPARED_BYTES", 1500)
-    monkeypatch.setattr(block_writes, "ROWS_AT_ONCE", 40)
+    monkeypatch.setattr(new_blocks, "ROWS_AT_ONCE", 40)
     monkeypatch.setattr(uploads, "UNPACKED_BYTES", 5000)
 
 
@@ -132,6 +133,37 @@ def test_new_blocks_given_twice() -> None:
     for _ in range(2):
         assert label_block.decode(new.opened(7, new.stored(7))).tolist() == label_block.decode(second[1]).tolist()
         new.close()
+
+
+def test_handles_that_wait_in_a_spool() -> None:
+    kept = Spool(None, 0)
+    expected = [None, b"\x01short", bytes(1000), None, bytes(range(250)), b""]
+    handles = KeptHandles([None if handle is None else kept.keep(handle) for handle in expected])
+    assert kept.file_bytes == 1250
+    assert list(handles) == expected
+    assert list(handles[1:5]) == expected[1:5]
+    assert [handles[i] for i in (-1, 2, 0)] == [b"", bytes(1000), None]
+    assert len(handles[2:]) == 4
+
+
+@pytest.mark.parametrize("parts", [[], [3], [5, 1, 40, 2, 90, 7]])
+def test_rows_come_in_pieces_and_none_is_lost(monkeypatch: pytest.MonkeyPatch, parts: list[int]) -> None:
+    monkeypatch.setattr(new_blocks, "ROWS_AT_ONCE", 45)
+    rng = np.random.default_rng(1)
+    rows = [
+        Rows(rng.integers(1, 9, n, np.uint64), rng.integers(1, 9, n, np.uint64), *rng.integers(0, 9, (2, n), np.uint32))
+        for n in parts
+    ]
+    changed = ChangedRows(Spool(None, 100))
+    for part in rows:
+        changed.add(part)
+    found = list(changed)
+    assert [len(piece) for piece in found] == ([46, 92, 7] if len(parts) == 6 else parts)
+    for column in ("sv", "block", "before", "after"):
+        given, told = ([getattr(part, column) for part in side] for side in (rows, found))
+        assert [part.dtype for part in told] == [part.dtype for part in given[: len(told)]]
+        assert [row for part in told for row in part.tolist()] == [row for part in given for row in part.tolist()]
+    assert [len(piece) for piece in changed] == [len(piece) for piece in found], "they can be read again"
 
 
 def test_the_spool_of_an_upload_lies_in_the_stores_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

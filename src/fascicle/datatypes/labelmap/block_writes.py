@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
-from typing import TypeVar, overload
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from fascicle.datatypes.base import Answer, Call, Change, Commit
 from fascicle.datatypes.labelmap import blocks, counters
 from fascicle.datatypes.labelmap.bodies import apply_counts
 from fascicle.datatypes.labelmap.events import BlockChange
+from fascicle.datatypes.labelmap.new_blocks import ChangedRows, Edited, KeptHandles, NewBlocks, Rows, StoredInOrder
 from fascicle.datatypes.labelmap.remote_labels import RemoteView
 from fascicle.datatypes.voxel_requests import Triple
 from fascicle.formats import downres, label_block, sub_blocks
@@ -40,17 +41,11 @@ from fascicle.versions.resolution import VersionedView
 U64 = NDArray[np.uint64]
 U32 = NDArray[np.uint32]
 
-OPEN_BYTES = 64 << 20
-"""Blocks of a write that are kept inflated for the scales above; the others are inflated again."""
-
 MOST_REPLACED = 5
 """Octants up to which a block is changed in place; to encode it anew is quicker where more of them change."""
 
 COMPARED_BLOCKS, COMPARED_BYTES = 1024, 8 << 20
 """Blocks whose labels are compared with what was there together, and bytes of new ones that are read for it."""
-
-ROWS_AT_ONCE = 1 << 19
-"""Rows of the index that are changed together. Bodies that reach farther are changed several times."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -77,141 +72,10 @@ def side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> I
         yield result
 
 
-@dataclass(frozen=True, slots=True)
-class Edited:
-    """Which sub-blocks i64[k] of a stored block may be others than they were, and the mark of the block as it was."""
-
-    places: sub_blocks.Chosen
-    mark: int
-
-
-class NewBlocks:
-    """Blocks of one scale on their way into the store, by code; the last one given for a code counts."""
-
-    def __init__(self, spool: Spool | None = None) -> None:
-        self.spool = spool or Spool(None)
-        self.kept: dict[int, bytes | LateValue] = {}
-        self.greatest = 0
-        """The greatest label of all that were added taken apart."""
-        self.edited: dict[int, Edited] = {}
-        """Of the blocks that are stored ones with some changes."""
-        self._open: dict[int, LabelBlock] = {}
-        self._open_bytes = 0
-
-    def __len__(self) -> int:
-        return len(self.kept)
-
-    def add(self, code: int, stored: bytes, opened: LabelBlock | None = None) -> None:
-        self.kept[code] = self.spool.keep(stored)
-        if opened is not None:
-            self.greatest = max(self.greatest, int(opened.table.max()))
-        before = self._open.pop(code, None)
-        if before is not None:
-            self._open_bytes -= before.size_bytes
-        if opened is not None and self._open_bytes + opened.size_bytes <= OPEN_BYTES:
-            self._open[code] = opened
-            self._open_bytes += opened.size_bytes
-
-    def opened(self, code: int, stored: bytes) -> LabelBlock:
-        """A block, whose stored form is at hand, taken apart."""
-        found = self._open.get(code)
-        return label_block.opened_stored(stored, check=False) if found is None else found
-
-    def close(self) -> None:
-        """Keep nothing inflated any more."""
-        self._open.clear()
-        self._open_bytes = 0
-
-    def stored(self, code: int) -> bytes:
-        """Raises CorruptionError or StoreError if it cannot be read from the spool."""
-        kept = self.kept[code]
-        return kept if isinstance(kept, bytes) else kept.read()
-
-    def codes(self) -> U64:
-        """Ascending."""
-        return np.sort(np.fromiter(self.kept, np.uint64, len(self.kept)))
-
-
-class StoredInOrder(Sequence[bytes]):
-    """The stored form of new blocks by their places among `codes`, read when it is asked for."""
-
-    def __init__(self, new: NewBlocks, codes: U64) -> None:
-        self._new = new
-        self._codes = codes
-
-    def __len__(self) -> int:
-        return len(self._codes)
-
-    @overload
-    def __getitem__(self, place: int) -> bytes: ...
-    @overload
-    def __getitem__(self, place: slice) -> StoredInOrder: ...
-    def __getitem__(self, place: int | slice) -> bytes | StoredInOrder:
-        if isinstance(place, slice):
-            return StoredInOrder(self._new, self._codes[place])
-        return self._new.stored(int(self._codes[place]))
-
-
 def stored_of(dense_zyx: U64, marks: U64 | None = None) -> tuple[bytes, LabelBlock]:
     """A dense block u64[z,y,x] in its stored form, with marks u64[8] if given, and taken apart."""
     opened = label_block.opened(label_block.encode(dense_zyx))
     return label_block.split(opened, marks=marks), opened
-
-
-@dataclass(slots=True)
-class Rows:
-    """How many voxels supervoxels u64[n] have in blocks u64[n], before and after (u32[n]); only what differs."""
-
-    sv: U64
-    block: U64
-    before: U32
-    after: U32
-
-    def __len__(self) -> int:
-        return len(self.sv)
-
-    def tobytes(self) -> bytes:
-        return b"".join(column.tobytes() for column in (self.sv, self.block, self.before, self.after))
-
-    @classmethod
-    def frombuffer(cls, data: bytes) -> Rows:
-        n = len(data) // 24
-        wide, narrow = np.frombuffer(data, np.uint64, 2 * n), np.frombuffer(data, np.uint32, 2 * n, 16 * n)
-        return cls(wide[:n], wide[n:], narrow[:n], narrow[n:])
-
-
-class ChangedRows:
-    """What a write changes in the index, block after block; much of it waits in a spool."""
-
-    def __init__(self, spool: Spool) -> None:
-        self._spool = spool
-        self._parts: list[bytes | LateValue] = []
-
-    def add(self, rows: Rows) -> None:
-        self._parts.append(self._spool.keep(rows.tobytes()))
-
-    def __iter__(self) -> Iterator[Rows]:
-        """In pieces of about `ROWS_AT_ONCE`, none of them empty; no block is in two of them."""
-        waiting: list[bytes] = []
-        size = 0
-        for part in self._parts:
-            waiting.append(part if isinstance(part, bytes) else part.read())
-            size += len(waiting[-1]) // 24
-            if size >= ROWS_AT_ONCE:
-                yield _joined(waiting)
-                waiting, size = [], 0
-        if size:
-            yield _joined(waiting)
-
-
-def _joined(parts: Sequence[bytes]) -> Rows:
-    rows = [Rows.frombuffer(part) for part in parts]
-    return Rows(
-        np.concatenate([part.sv for part in rows]),
-        np.concatenate([part.block for part in rows]),
-        np.concatenate([part.before for part in rows]),
-        np.concatenate([part.after for part in rows]),
-    )
 
 
 @dataclass(slots=True)
@@ -224,20 +88,30 @@ class Plan:
     """By scale."""
     rows: ChangedRows | None = None
     codes: U64 = field(default_factory=lambda: np.empty(0, np.uint64))
-    previous: tuple[bytes | None, ...] = ()
+    previous: Sequence[bytes | None] = ()
     """Handles of the blocks of scale 0 that `codes` names, as they were."""
 
 
 # -- planning
 
 
-def previous_handles(view: VersionedView, scale: int, codes: U64) -> tuple[bytes | None, ...]:
-    """The handle of each block, None where nothing is stored."""
+def previous_handles(view: VersionedView, scale: int, codes: U64, spool: Spool) -> Sequence[bytes | None]:
+    """The handle of each block, None where nothing is stored.
+
+    Those of a volume that lives elsewhere contain the blocks, so that nobody fetches them inside of a transaction; they
+    wait in the spool.
+    """
     places, handles = blocks.find_blocks(view, scale, codes)
     found: list[bytes | None] = [None] * len(codes)
     for place, handle in zip(places.tolist(), handles, strict=True):
         found[place] = handle
-    return view.inline(found) if isinstance(view, RemoteView) else tuple(found)
+    if not isinstance(view, RemoteView):
+        return tuple(found)
+    kept: list[bytes | LateValue | None] = []
+    for begin in range(0, len(found), blocks.BATCH_BLOCKS):
+        batch = view.inline(found[begin : begin + blocks.BATCH_BLOCKS])
+        kept += [None if handle is None else spool.keep(handle) for handle in batch]
+    return KeptHandles(kept)
 
 
 def _columns(codes: U64, stored: Sequence[bytes | memoryview]) -> tuple[U64, U64, U32]:
@@ -252,12 +126,11 @@ def _columns(codes: U64, stored: Sequence[bytes | memoryview]) -> tuple[U64, U64
 def _previous_columns(
     view: VersionedView, codes: U64, handles: Sequence[bytes | None]
 ) -> Iterator[tuple[U64, U64, U32]]:
-    present = [i for i, handle in enumerate(handles) if handle is not None]
-    for begin in range(0, len(present), blocks.BATCH_BLOCKS):
-        part = present[begin : begin + blocks.BATCH_BLOCKS]
-        batch = blocks.load_blocks(view, [handle for i in part if (handle := handles[i]) is not None])
+    present = ((i, handle) for i, handle in enumerate(handles) if handle is not None)
+    while part := list(islice(present, blocks.BATCH_BLOCKS)):
+        batch = blocks.load_blocks(view, [handle for _, handle in part])
         tables, counts, starts = label_block.gather(batch.buffer, batch.offsets, batch.lengths, 0)
-        yield tables, np.repeat(codes[part], np.diff(starts)), counts
+        yield tables, np.repeat(codes[[i for i, _ in part]], np.diff(starts)), counts
 
 
 def changed_rows(
@@ -386,7 +259,7 @@ def make_plan(
     codes = new.codes()
     plan = Plan(blocks.voxel_writes(view), {scale: new}, codes=codes)
     if scale == 0:
-        plan.previous = previous_handles(view, 0, codes)
+        plan.previous = previous_handles(view, 0, codes, new.spool)
         if indexing:
             plan.rows = changed_rows(view, codes, plan.previous, new)
         level = new

@@ -16,7 +16,8 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from fascicle.datatypes.base import Call, Reply
-from fascicle.datatypes.labelmap.block_writes import NewBlocks, commit_blocks, side_by_side, stored_of
+from fascicle.datatypes.labelmap.block_writes import commit_blocks, side_by_side, stored_of
+from fascicle.datatypes.labelmap.new_blocks import NewBlocks
 from fascicle.datatypes.roi.option import region_of
 from fascicle.datatypes.voxel_requests import (
     SliceRequest,
