@@ -22,6 +22,7 @@ from PIL import Image
 from fascicle.cli.convert import convert as command
 from fascicle.errors import BadRequest
 from fascicle.pipeline import convert as converting
+from fascicle.pipeline import convert_plan
 from fascicle.pipeline.convert import ConvertError, ConvertOptions, ConvertResult, convert
 from fascicle.pipeline.convert_checks import Incomplete
 from fascicle.pipeline.scales import ScaleOptions
@@ -164,7 +165,7 @@ def slices(folder: Path, voxels: NDArray[Any], kind: str) -> None:
 @pytest.mark.parametrize("memory", [1 << 30, 1], ids=["in memory", "by way of the disk"])
 @pytest.mark.parametrize(("kind", "brick"), [("tif", 1 << 24), ("png", 1 << 24), ("tif", 1)])
 def test_slices(tmp_path: Path, kind: str, brick: int, memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(converting, "BRICK_BYTES", brick)  # rows of chunks are cut
+    monkeypatch.setattr(convert_plan, "BRICK_BYTES", brick)  # rows of chunks are cut
     voxels = blobs("uint32" if kind == "tif" else "uint8")
     slices(tmp_path / "slices", voxels, kind)
     convert(

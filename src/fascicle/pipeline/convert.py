@@ -18,74 +18,37 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from fascicle.errors import BadRequest, FascicleError
 from fascicle.formats import precomputed_info
 from fascicle.formats.precomputed_info import Scale, VolumeInfo
 from fascicle.pipeline.chunk_writing import ChunkWriter, FileWriter, Records, ShardedWriter, crc32
+from fascicle.pipeline.convert_plan import ConvertOptions, Level, adapted, plan_levels, planned
 from fascicle.pipeline.journal import Journal
-from fascicle.pipeline.scales import ScaleOptions, plan_scales
 from fascicle.pipeline.tasks import usual_workers
+from fascicle.pipeline.voxel_boxes import LABELS, MAJORITY, MEAN, SCALINGS, THIN, Box, Room, Triple, coarsen
 from fascicle.pipeline.voxel_layers import Layer, resident_bytes
-from fascicle.volumes.adapted import TYPES, Adaptation, AdaptedVolume
-from fascicle.volumes.base import Pyramid, VolumeError, VolumeSource
+from fascicle.volumes.adapted import Adaptation
+from fascicle.volumes.base import Pyramid
 from fascicle.volumes.destinations import JSON, Destination, open_destination
 
 if TYPE_CHECKING:
     from fascicle.pipeline.sources import SourceSpec
 
-Triple = tuple[int, int, int]
 Progress = Callable[[str, int, int], None]
 """Called with a stage, how many voxels of it are done, and how many there are."""
-Array = NDArray[Any]
-
-MEAN, LABELS, MAJORITY, THIN = "mean", "labels", "majority", "thin"
-SCALINGS = (MEAN, LABELS, MAJORITY, THIN)
-BRICK_BYTES = 16 << 20
-"""Bricks are rows of chunks; longer ones are cut."""
 SAMPLED = 16
 """One chunk in so many is decoded at the end."""
 
 
 class ConvertError(FascicleError):
     """There is something else where a volume should go."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConvertOptions:
-    """How to convert; what is empty or None is as the source says, or as usual."""
-
-    kind: str = ""
-    """image or segmentation."""
-    source_scale: int = 0
-    adaptation: Adaptation = field(default_factory=Adaptation)
-    scales: ScaleOptions = field(default_factory=ScaleOptions)
-    scaling: str = ""
-    """How coarser scales are made: mean; labels (the most frequent one other than 0, of equally frequent ones the
-    smallest), majority (the same, but 0 counts) or thin (the rarest one around, so that thin ones survive)."""
-    gzip: bool = False
-    """Gzip chunks that are files of their own: `.gz` names in folders, Content-Encoding in buckets."""
-    nested: bool = False
-    """Files of chunks in folders by x and y instead of in one folder."""
-    all_chunks: bool = False
-    """Write chunks of zeros as well."""
-    memory_bytes: int = 1 << 30
-    workers: int = 0
-    """Threads; 0 for one per processor."""
-    journal: str = ""
-    scratch: str = ""
-    """Folder for scratch files; by default beside the journal."""
-    verify: bool = False
-    """Read the source again and compare all voxels of all scales."""
-    overwrite: bool = False
-    """Also where a volume is already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,100 +92,6 @@ def _silent(stage: str, done: int, total: int) -> None:
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
-    """One scale of the plan."""
-
-    index: int
-    scale: Scale
-    thickness: int
-    """Planes of a layer."""
-    rows: int
-    """Rows of a brick."""
-    columns: int
-    """Columns of a brick."""
-    halved: Triple
-    """1 or 2 for z, y, x: how this becomes the next scale; of the last one (1, 1, 1)."""
-
-    @property
-    def shape_zyx(self) -> Triple:
-        x, y, z = self.scale.size
-        return z, y, x
-
-    @property
-    def layers(self) -> int:
-        return -(-self.shape_zyx[0] // self.thickness)
-
-    def planes(self, layer: int) -> range:
-        """The planes of a layer."""
-        return range(layer * self.thickness, min((layer + 1) * self.thickness, self.shape_zyx[0]))
-
-    def bricks(self) -> list[tuple[int, int, int, int]]:
-        """Rows and columns of each brick of a layer: first and last (exclusive)."""
-        _, height, width = self.shape_zyx
-        return [
-            (y, min(y + self.rows, height), x, min(x + self.columns, width))
-            for y in range(0, height, self.rows)
-            for x in range(0, width, self.columns)
-        ]
-
-
-def plan_levels(info: VolumeInfo, source_chunk_zyx: Triple, is_read_in_boxes: bool) -> list[Level]:
-    """How the layers and bricks of each scale are cut; depends on nothing else, so that any run cuts alike."""
-    levels: list[Level] = []
-    itemsize = info.dtype.itemsize
-    for index, scale in enumerate(info.scales):
-        (cx, cy, cz), (width, height, _) = scale.chunk_sizes[0], scale.size
-        coarser = info.scales[index + 1] if index + 1 < len(info.scales) else scale
-        fx, fy, fz = (round(b / a) for a, b in zip(scale.resolution, coarser.resolution, strict=True))
-        thickness, rows, columns = math.lcm(cz, 2), math.lcm(cy, 2), math.lcm(cx, 2)
-        if levels:
-            thickness = math.lcm(thickness, levels[-1].thickness // levels[-1].halved[0])
-        elif is_read_in_boxes:
-            thickness, rows, columns = (
-                joint if (joint := math.lcm(edge, own)) <= 4 * edge else edge
-                for edge, own in zip((thickness, rows, columns), source_chunk_zyx, strict=True)
-            )
-        row_bytes = thickness * rows * itemsize
-        step = columns
-        columns = step * max(1, min(-(-width // step), BRICK_BYTES // (row_bytes * step)))
-        if columns >= width:
-            rows *= max(1, min(-(-height // rows), (BRICK_BYTES >> 3) // (row_bytes * width)))
-        levels.append(Level(index, scale, thickness, rows, columns, (fz, fy, fx)))
-    return levels
-
-
-class _Scratch(threading.local):
-    """Room that each thread keeps for what it encodes and reads."""
-
-    def __init__(self) -> None:
-        self._words = np.empty(0, np.uint32)
-        self._voxels = np.empty(0, np.uint8)
-        self._coarser = np.empty(0, np.uint8)
-
-    def words_for(self, count: int) -> NDArray[np.uint32]:
-        if self._words.size < count:
-            self._words = np.empty(count, np.uint32)
-        return self._words
-
-    def voxels_for(self, shape: Triple, dtype: np.dtype[Any]) -> Array:
-        self._voxels = _grown(self._voxels, shape, dtype)
-        return _shaped(self._voxels, shape, dtype)
-
-    def coarser_for(self, shape: Triple, dtype: np.dtype[Any]) -> Array:
-        self._coarser = _grown(self._coarser, shape, dtype)
-        return _shaped(self._coarser, shape, dtype)
-
-
-def _grown(room: NDArray[np.uint8], shape: Triple, dtype: np.dtype[Any]) -> NDArray[np.uint8]:
-    size = math.prod(shape) * dtype.itemsize
-    return room if room.size >= size else np.empty(size, np.uint8)
-
-
-def _shaped(room: NDArray[np.uint8], shape: Triple, dtype: np.dtype[Any]) -> Array:
-    return room[: math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
-
-
 class _Conversion:
     """One conversion while it runs."""
 
@@ -237,8 +106,8 @@ class _Conversion:
         self._progress = progress
         self._name = name
         self._workers = options.workers or usual_workers()
-        self._source, kind = _adapted(pyramid, options)
-        self.info = _planned(self._source, kind, options)
+        self._source, kind = adapted(pyramid, options)
+        self.info = planned(self._source, kind, options)
         of_labels = MAJORITY if options.scales.as_neuroglancer_scripts else LABELS
         self._scaling = options.scaling or (of_labels if kind == "segmentation" else MEAN)
         if self._scaling not in SCALINGS:
@@ -253,7 +122,7 @@ class _Conversion:
         self.levels = plan_levels(self.info, chunk, self._in_boxes)
         self._reading = threading.Lock()
         self._noting = threading.Lock()
-        self._scratch = _Scratch()
+        self._scratch = Room()
         self._writers: list[ChunkWriter] = []
         self._layers: list[Layer] = []
         self._noted = [0] * len(self.levels)
@@ -621,88 +490,7 @@ class _Conversion:
         is_blank(*box.arguments)
 
 
-@dataclass(frozen=True, slots=True)
-class Box:
-    """A box of voxels in a flat, read-only array, as kernels take it."""
-
-    flat: Array
-    first: int
-    row: int
-    plane: int
-    shape_zyx: Triple
-
-    @classmethod
-    def whole(cls, voxels: Array) -> Box:
-        """All of a contiguous array [z, y, x]."""
-        nz, ny, nx = voxels.shape
-        flat = voxels.reshape(-1).view()
-        flat.flags.writeable = False
-        return cls(flat, 0, nx, ny * nx, (nz, ny, nx))
-
-    @property
-    def arguments(self) -> tuple[Array, int, int, int, int, int, int]:
-        """Array, first element, distance of rows, distance of planes, shape."""
-        return (self.flat, self.first, self.row, self.plane, *self.shape_zyx)
-
-    def part(self, start: Triple, shape: Triple) -> Box:
-        """A box within, from `start` (z, y, x) on."""
-        z, y, x = start
-        return replace(self, first=self.first + z * self.plane + y * self.row + x, shape_zyx=shape)
-
-    def array(self) -> Array:
-        """The voxels [z, y, x], a view."""
-        size = self.flat.itemsize
-        strides = (self.plane * size, self.row * size, size)
-        return np.lib.stride_tricks.as_strided(self.flat[self.first :], self.shape_zyx, strides, writeable=False)
-
-
-def coarsen(box: Box, halved: Triple, scaling: str, flat: Array, first: int, row: int, plane: int) -> None:
-    """Write a box at half the resolution along the axes z, y, x that `halved` gives 2, to a place in a flat array."""
-    from fascicle.kernels import coarser_voxels as kernels
-
-    place = (*box.arguments, *halved, flat, first, row, plane)
-    if scaling == THIN:
-        kernels.thin_labels(*place)
-    elif scaling in (LABELS, MAJORITY):
-        kernels.halve_labels(*place, kernels.FOREGROUND if scaling == LABELS else kernels.MAJORITY)
-    elif box.flat.dtype.kind == "f":
-        kernels.average_real(*place)
-    elif box.flat.dtype.itemsize == 8:
-        kernels.average_wide(*place)
-    else:
-        kernels.average(*place)
-
-
 # -- parts
-
-
-def _adapted(pyramid: Pyramid, options: ConvertOptions) -> tuple[VolumeSource, str]:
-    """The scale to read, seen as wanted, in a type that the encoding can hold; and image or segmentation."""
-    if not 0 <= options.source_scale < len(pyramid.scales):
-        raise VolumeError(f"{pyramid.name} has {len(pyramid.scales)} scales, so there is no {options.source_scale}")
-    source = pyramid.scales[options.source_scale]
-    source.check()
-    kind = options.kind or pyramid.kind
-    if kind not in precomputed_info.KINDS:
-        raise BadRequest(f"the kind {kind!r} is neither image nor segmentation")
-    wanted = options.adaptation
-    encoding = options.scales.encoding
-    dtype = wanted.dtype
-    if not dtype and kind == "segmentation":
-        if source.dtype.kind not in "iub":
-            raise BadRequest(f"{source.name} has voxels of {source.dtype.name}, which cannot be labels")
-        wide = source.dtype.itemsize == 8 or (wanted.remap is not None and _most(wanted.remap) >= 1 << 32)
-        if encoding in ("", "compressed_segmentation") or source.dtype.name not in TYPES or source.dtype.kind == "i":
-            dtype = "uint64" if wide else "uint32"
-    elif not dtype and source.dtype.name not in TYPES:
-        usual = {"bool": "uint8", "float16": "float32", "float64": "float32"}
-        if source.dtype.name not in usual:
-            raise BadRequest(f"images of {source.dtype.name} need a --dtype: one of {', '.join(TYPES)}")
-        dtype = usual[source.dtype.name]
-    if dtype == source.dtype.name:
-        dtype = ""
-    wanted = replace(wanted, dtype=dtype)
-    return (source if wanted == Adaptation() else AdaptedVolume(source, wanted)), kind
 
 
 def remove_volume(destination: Destination) -> None:
@@ -716,18 +504,6 @@ def remove_volume(destination: Destination) -> None:
     for scale in scales:
         for name in list(destination.folder.names(f"{scale.key}/")):
             destination.delete(name)
-
-
-def _most(table: NDArray[np.uint64]) -> int:
-    return int(table.max()) if len(table) else 0
-
-
-def _planned(source: VolumeSource, kind: str, options: ConvertOptions) -> VolumeInfo:
-    depth, height, width = source.shape_zyx
-    resolution = source.resolution_nm or (8.0, 8.0, 8.0)
-    if min(source.shape_zyx) < 1:
-        raise BadRequest(f"{source.name} has no voxels")
-    return plan_scales((width, height, depth), resolution, source.offset_xyz, kind, source.dtype.name, options.scales)
 
 
 def journal_path(address: str) -> Path:

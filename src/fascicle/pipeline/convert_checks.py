@@ -19,7 +19,7 @@ from fascicle.volumes.destinations import Destination
 from fascicle.volumes.precomputed import PrecomputedVolume
 
 if TYPE_CHECKING:
-    from fascicle.pipeline.convert import Level
+    from fascicle.pipeline.convert_plan import Level
 
 Progress = Callable[[str, int, int], None]
 NAMED = 5
@@ -154,7 +154,7 @@ def compare_coarser(
 
     `count` hears how many voxels are compared. Raises Incomplete.
     """
-    from fascicle.pipeline.convert import Box, coarsen
+    from fascicle.pipeline.voxel_boxes import Box, coarsen
 
     cz, cy, cx = scale.chunk_zyx
     columns = cx * max(1, COMPARED_BYTES // (cz * cy * cx * scale.dtype.itemsize))
