@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from fascicle.volumes.base import VolumeError
 
-RUN_BYTES = 16 << 20
+RUN_BYTES = 8 << 20
 _LEAST_ROWS = 64
 Rows = NDArray[Any]
 
