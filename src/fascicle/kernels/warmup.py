@@ -134,7 +134,7 @@ def _label_blocks() -> None:
 
 
 def _sparse_volumes() -> None:
-    from fascicle.formats import downres, label_block, sub_blocks
+    from fascicle.formats import downres, label_block, label_layer, sub_blocks
 
     dense = np.arange(4096, dtype=np.uint64).reshape(16, 16, 16) // np.uint64(9)
     encoded, _ = label_block.admit(label_block.encode(dense), (16, 16, 16))
