@@ -147,6 +147,29 @@ def test_only_elements_in_a_region_are_counted(client: Client, uuid: str) -> Non
         assert client.post(f"/api/repo/{uuid}/instance", settings).status == (200 if wrong == "," else 400)
 
 
+def test_branches_that_changed_the_same_body(client: Client, uuid: str) -> None:
+    sizes = sizes_of(client, uuid)
+    post(client, uuid, SYNAPSES)
+    client.post(f"/api/node/{uuid}/commit", {}).expect()
+    left = client.post(f"/api/node/{uuid}/newversion", {}).expect().json()["child"]
+    right = client.post(f"/api/node/{uuid}/branch", {"branch": "side"}).expect().json()["child"]
+    client.post(f"/api/node/{left}/segmentation/merge", [5, 7]).expect()
+    client.post(f"/api/node/{right}/segmentation/merge", [5, 9]).expect()
+    post_at = [element((71, 2, 2), "Gap"), element((80, 3, 3), "Gap")]
+    client.post(f"/api/node/{right}/synapses/elements", post_at).expect()
+    for version in (left, right):
+        client.post(f"/api/node/{version}/commit", {}).expect()
+    merged = client.post(
+        f"/api/repo/{uuid}/merge", {"mergeType": "conflict-free", "parents": [left, right]}
+    ).expect().json()["child"]
+    sizes = sizes.replace(uuid, merged)
+    assert top(client, sizes, "PreSyn") == [(5, 4)]
+    assert (top(client, sizes, "PostSyn"), top(client, sizes, "Gap")) == ([(5, 2)], [(5, 2)])
+    assert len(client.get(f"/api/node/{merged}/synapses/label/5").expect().json()) == 9
+    client.post(f"/api/node/{merged}/synapses/elements", [element((3, 1, 1), "Gap")]).expect()
+    assert (top(client, sizes, "PreSyn"), top(client, sizes, "Gap")) == ([(5, 3)], [(5, 3)])
+
+
 @pytest.mark.parametrize(
     "request_",
     [
