@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from fascicle.kernels.memory import store_u32, store_u64
-from fascicle.kernels.segmentation_chunks import MOST_OFFSET, _shared, _sorted
+from fascicle.kernels.memory import store_u64
+from fascicle.kernels.segmentation_chunks import MOST_OFFSET, _sorted, put_table
 
 ROOM = 1282
 """Words of `out` that a block may take, with some that are written and overwritten."""
@@ -151,7 +151,6 @@ def encode(memory, first, row, plane, gz, gy, gx, out, wide):  # type: ignore[no
     -1 if an offset does not fit its 24 bits; `out` has room for `ROOM` words per block.
     """
     blocks = gx * gy * gz
-    per_label = 2 if wide else 1
     found = np.empty(513, np.uint64)
     order = np.empty(513, np.uint64)
     ranks = np.empty(512, np.uint16)
@@ -216,22 +215,9 @@ def encode(memory, first, row, plane, gz, gy, gx, out, wide):  # type: ignore[no
                                 low, high = ranks[low], ranks[high]
                             out[at + v] = np.uint32(low) | (np.uint32(high) << np.uint32(16))
                     at += 16 * width
-                shared, bucket = _shared(out, order, n, tables, lengths, chain, heads, heads_size - 1, wide)
-                if shared >= 0:
-                    table = tables[shared]
-                else:
-                    table = at
-                    for k in range(n):
-                        if wide:
-                            store_u64(out, 4 * at, order[k])
-                        else:
-                            store_u32(out, 4 * at, np.uint32(order[k]))
-                        at += per_label
-                    tables[written] = table
-                    lengths[written] = n
-                    chain[written] = heads[bucket]
-                    heads[bucket] = written
-                    written += 1
+                table, at, written = put_table(
+                    out, at, order, n, tables, lengths, chain, heads, heads_size - 1, written, wide
+                )
                 if table > MOST_OFFSET or values > MOST_OFFSET:
                     return -1
                 if n == 1:

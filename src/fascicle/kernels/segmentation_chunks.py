@@ -185,6 +185,31 @@ def _shared(out, found, n, tables, lengths, chain, heads, mask, wide):  # type: 
 
 
 @njit(cache=True, nogil=True)
+def put_table(out, at, found, n, tables, lengths, chain, heads, mask, written, wide):  # type: ignore[no-untyped-def]
+    """Write the n labels `found`, in order, as a table at word `at`, unless an equal one was written before.
+
+    `tables`, `lengths` and `chain` describe those that were `written`, `heads` their buckets. Returns where the table
+    is, where the next word goes, and how many tables there are.
+    """
+    shared, bucket = _shared(out, found, n, tables, lengths, chain, heads, mask, wide)
+    if shared >= 0:
+        return tables[shared], at, written
+    table = at
+    for k in range(n):
+        if wide:
+            store_u64(out, 4 * at, found[k])
+            at += 2
+        else:
+            store_u32(out, 4 * at, np.uint32(found[k]))
+            at += 1
+    tables[written] = table
+    lengths[written] = n
+    chain[written] = heads[bucket]
+    heads[bucket] = written
+    return table, at, written + 1
+
+
+@njit(cache=True, nogil=True)
 def encode(volume, bz, by, bx, out, wide):  # type: ignore[no-untyped-def]
     """Encode dense labels u32 or u64 [z,y,x] into `out` u32, headers first.
 
@@ -257,22 +282,9 @@ def encode(volume, bz, by, bx, out, wide):  # type: ignore[no-untyped-def]
                                 out[at + (bit >> 5)] |= number << np.uint32(bit & 31)
                                 bit += width
                     at += words
-                shared, bucket = _shared(out, found, n, tables, lengths, chain, heads, heads_size - 1, wide)
-                if shared >= 0:
-                    table = tables[shared]
-                else:
-                    table = at
-                    for k in range(n):
-                        if wide:
-                            store_u64(out, 4 * at, found[k])
-                        else:
-                            store_u32(out, 4 * at, np.uint32(found[k]))
-                        at += per_label
-                    tables[written] = table
-                    lengths[written] = n
-                    chain[written] = heads[bucket]
-                    heads[bucket] = written
-                    written += 1
+                table, at, written = put_table(
+                    out, at, found, n, tables, lengths, chain, heads, heads_size - 1, written, wide
+                )
                 if table > MOST_OFFSET or values > MOST_OFFSET:
                     return -1
                 out[2 * i] = np.uint32(table | (width << 24))
