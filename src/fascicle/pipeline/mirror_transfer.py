@@ -11,14 +11,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from fascicle.errors import FascicleError
 from fascicle.formats.gzip_stream import gzipped
+from fascicle.pipeline.futures import ended_futures
 from fascicle.pipeline.journal import Journal
 from fascicle.pipeline.tasks import Progress
 from fascicle.volumes.base import VolumeError
@@ -382,31 +383,19 @@ class Transfer:
 
     def _outcomes(self, steps: Sequence[Step], work: Callable[[Step], Done]) -> Iterator[tuple[Step, Done]]:
         waiting = iter(steps)
-        running: dict[Future[Done], Step] = {}
         failures: list[str] = []
         with ThreadPoolExecutor(STEPS_AT_ONCE, thread_name_prefix="mirror-step") as pool:
-
-            def hand_out(count: int) -> None:
-                if len(failures) < FAILED_STEPS:
-                    for _, step in zip(range(count), waiting, strict=False):
-                        running[pool.submit(work, step)] = step
-
-            try:
-                hand_out(2 * STEPS_AT_ONCE)
-                while running:
-                    ended, _ = wait(running, return_when=FIRST_COMPLETED)
-                    for future in ended:
-                        step = running.pop(future)
-                        try:
-                            result = future.result()
-                        except FascicleError as error:
-                            failures.append(f"{step.name}: {error.message}")
-                            continue
-                        yield step, result
-                    hand_out(len(ended))
-            finally:
-                for future in running:
-                    future.cancel()
+            ended = ended_futures(
+                waiting, lambda step: pool.submit(work, step), 2 * STEPS_AT_ONCE, lambda: len(failures) < FAILED_STEPS
+            )
+            with closing(ended):
+                for step, future in ended:
+                    try:
+                        result = future.result()
+                    except FascicleError as error:
+                        failures.append(f"{step.name}: {error.message}")
+                        continue
+                    yield step, result
         if failures:
             rest = sum(1 for _ in waiting)
             more = f" ({len(failures)} steps failed, {rest} were not begun)" if len(failures) > 1 or rest else ""

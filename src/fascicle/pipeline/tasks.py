@@ -17,12 +17,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 from fascicle.errors import FascicleError
+from fascicle.pipeline.futures import ended_futures
 from fascicle.pipeline.journal import Journal
 
 Progress = Callable[[str, int, int], None]
@@ -118,27 +120,15 @@ def _here(tasks: Iterable[Task], job: Job) -> Iterator[tuple[Task, Any]]:
 def _by_processes(tasks: Sequence[Task], job: Job, workers: int) -> Iterator[tuple[Task, Any]]:
     # spawned, not forked: threads and open stores do not survive a fork
     context = multiprocessing.get_context("spawn")
-    waiting = iter(tasks)
-    running: dict[Future[Any], Task] = {}
     with ProcessPoolExecutor(workers, context, _begin_worker, (job,)) as pool:
-
-        def hand_out(count: int) -> None:
-            for _, task in zip(range(count), waiting, strict=False):
-                running[pool.submit(_work_in_worker, task.argument)] = task
-
-        hand_out(1 + AHEAD * workers)
-        while running:
-            ended, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in ended:
-                task = running.pop(future)
+        ended = ended_futures(tasks, lambda task: pool.submit(_work_in_worker, task.argument), 1 + AHEAD * workers)
+        with closing(ended):
+            for task, future in ended:
                 try:
                     result = future.result()
                 except Exception as error:
-                    for other in running:
-                        other.cancel()
                     raise _failure(task, error) from error
                 yield task, result
-            hand_out(len(ended))
 
 
 _worker: list[tuple[Job, Any]] = []
