@@ -174,6 +174,9 @@ def test_jpeg_volumes() -> None:
     for _ in range(2):
         answer = images.call("raw/0_1_2/16_16_16/16_0_0/jpeg")
         assert answer.content_type == "image/jpeg"
+        seen = images.at_once
+        assert images.get("raw/0_1_2/16_16_16/16_0_0/jpeg") == answer.body
+        assert images.at_once == seen + 1
         shown = picture(answer.body)  # type: ignore[arg-type]
         assert shown.shape == (256, 16)
         assert np.abs(shown.reshape(16, 16, 16).astype(int) - volume[:, :, 16:]).mean() < 5

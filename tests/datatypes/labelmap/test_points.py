@@ -37,6 +37,10 @@ def test_points_anywhere() -> None:
         for i in range(20):
             point = "_".join(map(str, xyz[i].tolist()))
             assert labels.get(f"label/{point}{options}") == b'{"Label": %d}' % expected[i]
+        before = labels.at_once
+        near = xyz[np.abs(xyz).max(axis=1) < 16]
+        assert labels.json(f"labels{options}", near.tolist()) == expected[np.abs(xyz).max(axis=1) < 16].tolist()
+        assert labels.at_once == before + 1
     assert labels.json("labels", [[1 << 40, 0, 0], [0, -(1 << 62), 0]]) == [0, 0]
 
 

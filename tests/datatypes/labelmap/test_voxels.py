@@ -106,6 +106,29 @@ def test_google_compressions() -> None:
         assert np.array_equal(volume.T, expected)
 
 
+def test_chunks_that_are_in_memory_follow_the_mapping() -> None:
+    labels = new_labels(0)
+    dense = cells((16, 16, 16), 5, 2)
+    post(labels, dense)
+    path = "raw/0_1_2/16_16_16/{}_0_0?compression=googlegzip"
+    first = labels.get(path.format(0))
+    assert labels.at_once == 0
+    assert labels.get(path.format(0)) == first
+    assert labels.at_once == 1
+    several = np.unique(dense[dense > 0])[:2].tolist()
+    labels.post("merge", several)
+    child = labels.child(labels.root)
+    merged = labels.get(path.format(0))
+    assert labels.at_once == 1
+    assert merged != first
+    assert labels.get(path.format(0), version=child) == merged
+    assert labels.get(path.format(0) + "&supervoxels=true") == first
+    for _ in range(2):
+        labels.get(path.format(16))  # where nothing is stored
+        labels.get(path.format(8))  # parts of two blocks
+    assert labels.at_once == 4
+
+
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_random_writes_over_each_other(data: st.DataObject) -> None:

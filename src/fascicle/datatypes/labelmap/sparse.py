@@ -281,6 +281,7 @@ def get_sparsevol_coarse(call: Call) -> Answer:
 
 def small_sparsevol_coarse(call: Call) -> Answer | None:
     """The same, unless the body is large."""
+    indexed(call)
     body = None if call.flag("supervoxels") else read_body(call.view, label_argument(call))
     return get_sparsevol_coarse(call) if body is not None and body.rows <= SMALL_ROWS else None
 
