@@ -42,11 +42,11 @@ def demo(no_browser: bool, address: str, data: Path | None, volume: Path | None)
     The link that is printed opens a viewer that this server brings along. Ctrl-C ends the demo.
     """
     from fascicle import config
-    from fascicle.server import processes
+    from fascicle.server import listening, processes
 
     settings = config.load()
     settings.server.httpAddress = address
-    processes.bind(settings).close()  # a port in use is refused before any work is done
+    listening.bind(settings).close()  # a port in use is refused before any work is done
     with ExitStack() as stack:
         if data is None:
             settings.data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fascicle-demo-")))

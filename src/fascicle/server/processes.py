@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,33 +20,15 @@ import uvicorn
 
 from fascicle.config import Settings, SettingsError
 from fascicle.server.admission import yield_to_others
+from fascicle.server.listening import bind, uvicorn_config
 
 log = logging.getLogger("fascicle")
 
-BACKLOG = 2048
 GRACE_S = 30
 """How long running requests may take after a signal to end."""
-IDLE_S = 600
-"""How long a connection may wait for its next request: who prepares a large upload meanwhile expects it open."""
 
 COLLECTOR_THRESHOLDS = 20_000, 20, 50
 """How many new lists, dictionaries and the like the garbage collector waits for, and the rounds of its generations."""
-
-
-def bind(settings: Settings) -> socket.socket:
-    """The socket that all processes accept connections from. Raises SettingsError."""
-    host, port = settings.address()
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-    except OSError as error:
-        listening.close()
-        raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror}") from None
-    listening.listen(BACKLOG)
-    listening.setblocking(False)
-    return listening
 
 
 def _set_up_logging(settings: Settings) -> None:
@@ -99,21 +80,7 @@ def _serve(settings: Settings, listening: socket.socket, parent: int = 0) -> Non
     store = open_store(settings.data)
     try:
         app = Application(store, settings)
-        config = uvicorn.Config(
-            app,
-            http=Connection,
-            loop="uvloop" if sys.platform != "win32" else "asyncio",
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            backlog=BACKLOG,
-            timeout_keep_alive=IDLE_S,
-            timeout_graceful_shutdown=GRACE_S,
-        )
+        config = uvicorn_config(app, Connection, GRACE_S)
         server = uvicorn.Server(config)
         if parent:
             threading.Thread(target=_end_with, args=(parent, server), daemon=True).start()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,11 +13,12 @@ from typing import Any
 import uvicorn
 
 from fascicle.config import Settings, SettingsError
-from fascicle.server.processes import bind
+from fascicle.server.listening import bind, uvicorn_config
 from fascicle.server.static_app import HostOptions, StaticApplication
 from fascicle.server.static_files import StaticFiles
 
 _START_LIMIT_S = 20.0
+_IDLE_S = 75
 
 
 def application(folder: Path, options: HostOptions | None = None) -> StaticApplication:
@@ -77,20 +77,7 @@ class _Quiet(uvicorn.Server):
 
 
 def _config(app: Any) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http="httptools",
-        loop="uvloop" if sys.platform != "win32" else "asyncio",
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=2,
-    )
+    return uvicorn_config(app, "httptools", grace_s=2, idle_s=_IDLE_S)
 
 
 def host_folder(folder: Path, address: str, options: HostOptions) -> None:
