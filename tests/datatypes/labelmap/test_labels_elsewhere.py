@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,7 +123,8 @@ class Pair:
         self.agree(f"proximity/{listed[0]},{listed[1]},{listed[2]}")
         self.agree("sparsevol-by-point/30_40_50")
         stamped = [self.shown.get(f"index/{listed[0]}"), self.kept.get(f"index/{listed[0]}")]
-        assert stamped[0] == stamped[1]
+        shown, kept = (re.sub(rb"T\d\d:\d\d:\d\d", b"T", index) for index in stamped)  # edited one after the other
+        assert shown == kept
 
 
 def records(stream: bytes, compression: str) -> list[tuple[Triple, bytes]]:
