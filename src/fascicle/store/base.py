@@ -12,7 +12,7 @@ only handles that the transaction itself has yielded: space of values that nothi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -160,6 +160,11 @@ class WriteTransaction(ReadTransaction):
     @abstractmethod
     def delete(self, key: bytes) -> bool:
         """Remove a key; whether it was there."""
+
+    def put_many(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        """Store many values by key; of a key that comes twice the last one counts."""
+        for key, value in rows:
+            self.put(key, value)
 
     def delete_range(self, start: bytes, stop: bytes) -> int:
         """Remove all keys with start <= key < stop; how many there were."""

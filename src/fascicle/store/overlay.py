@@ -6,7 +6,7 @@ One class serves every engine: a change that fails is undone by forgetting its o
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from fascicle.errors import BadRequest
 from fascicle.store.base import MAX_KEY_BYTES, LateValue, ReadTransaction, ValueBatch, WriteTransaction
@@ -76,6 +76,16 @@ class OverlayTransaction(WriteTransaction):
         if self._sorted is not None and key not in self.pending:
             self._unsorted.append(key)
         self.pending[key] = value if type(value) is bytes or isinstance(value, LateValue) else bytes(value)
+
+    def put_many(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        added = dict(rows)
+        if self._sorted is not None or b"" in added:
+            super().put_many(added.items())
+            return
+        longest = max(map(len, added), default=0)
+        if longest > MAX_KEY_BYTES:
+            raise BadRequest(f"a key of {longest} bytes cannot be stored: 1 to {MAX_KEY_BYTES} bytes are possible")
+        self.pending.update(added)
 
     def delete(self, key: bytes) -> bool:
         if key in self.pending:

@@ -99,7 +99,20 @@ class StoreTests:
     def test_keys_of_wrong_length_are_refused(self, store: Store, key: bytes) -> None:
         with pytest.raises(BadRequest, match=str(MAX_KEY_BYTES)):
             store.write(lambda txn: txn.put(key, b"value"))
+        with pytest.raises(BadRequest, match=str(MAX_KEY_BYTES)):
+            store.write(lambda txn: txn.put_many([(b"a", b"value"), (key, b"value")]))
         assert contents(store) == {}
+
+    def test_many_puts_at_once(self, store: Store) -> None:
+        def change(txn: WriteTransaction) -> list[bytes]:
+            txn.put_many([])
+            txn.put_many([(b"b", b"1"), (b"d", b"2"), (b"b", b"3")])
+            seen = list(txn.scan_keys(b"", END))
+            txn.put_many((key, b"4") for key in (b"c", b"d"))
+            return seen + list(txn.scan_keys(b"", END))
+
+        assert store.write(change) == [b"b", b"d", b"b", b"c", b"d"]
+        assert contents(store) == {b"b": b"3", b"c": b"4", b"d": b"4"}
 
     def test_longest_key(self, store: Store) -> None:
         key = b"\xff" * MAX_KEY_BYTES

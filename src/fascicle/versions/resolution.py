@@ -308,9 +308,7 @@ class VersionedView:
     def put_many(self, key_class: int, rows: Iterable[tuple[bytes, bytes]]) -> None:
         """Store many values at this version, by type key: cheaper than one by one."""
         prefix, suffix = keys.prefix(self.instance_id, key_class), self.ancestry.version.to_bytes(4, "big")
-        put = self._writer.put
-        for type_key, value in rows:
-            put(prefix + type_key + suffix, LIVE + value)
+        self._writer.put_many([(prefix + type_key + suffix, LIVE + value) for type_key, value in rows])
 
     def put_spooled(self, key_class: int, rows: Iterable[tuple[bytes, bytes | LateValue]]) -> None:
         """As `put_many` with values of which some are not at hand."""

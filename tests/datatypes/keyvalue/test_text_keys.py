@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fascicle.datatypes.keyvalue import text_keys
-from fascicle.datatypes.keyvalue.text_keys import LONGEST, first_after, first_from, group, is_long, type_key
+from fascicle.datatypes.keyvalue.text_keys import LONGEST, all_short, first_after, first_from, group, is_long, type_key
 from fascicle.store import MAX_KEY_BYTES
 from fascicle.versions import keys
 
@@ -38,3 +38,11 @@ def test_bounds(bound: bytes, key: bytes) -> None:
         assert type_key(key) >= first_from(bound)
     if key <= bound:
         assert type_key(key) < first_after(bound)
+
+
+@given(st.lists(st.one_of(st.binary(max_size=8), st.sampled_from([b"a" * LONGEST, b"a" * (LONGEST + 1)])), max_size=4))
+def test_many_keys_at_once(names: list[bytes]) -> None:
+    found = all_short(names)
+    if found is not None:
+        assert found == [type_key(name) for name in names]
+    assert (found is None) == any(b"\x00" in name or len(name) > LONGEST for name in names)

@@ -50,6 +50,13 @@ def type_key(key: bytes) -> bytes:
     return _cut(short[:-2]) + _LONG + hashlib.blake2b(key, digest_size=_DIGEST_BYTES).digest()
 
 
+def all_short(names: list[bytes]) -> list[bytes] | None:
+    """The type keys of many keys if all of them are stored as they are; else None."""
+    if max(map(len, names), default=0) > LONGEST or b"\x00" in b"".join(names):
+        return None
+    return [name + b"\x00\x01" for name in names]
+
+
 def is_long(type_key: bytes) -> bool:
     """Whether a type key stands for a long key."""
     return _LONG in type_key

@@ -49,6 +49,11 @@ def put(view: VersionedView, key: bytes, value: bytes) -> None:
 
 def put_many(view: VersionedView, pairs: Iterable[tuple[bytes, bytes]]) -> None:
     """Store many values by key; of a key that comes twice the last one counts."""
+    pairs = list(pairs)
+    short = text_keys.all_short([key for key, _ in pairs])
+    if short is not None:
+        view.put_many(VALUES, zip(short, [value for _, value in pairs], strict=True))
+        return
     type_key, wrapped = text_keys.type_key, text_keys.wrapped
     view.put_many(VALUES, ((name := type_key(key), wrapped(key, name, value)) for key, value in pairs))
 
