@@ -246,27 +246,6 @@ def test_runs_and_binary_blocks_agree_with_masks(block: np.ndarray, seed: int, b
     assert label_block.runs(encoded, wanted, offset, bounds).tolist() == [list(r) for r in slow_runs(mask, offset)]
 
 
-@common
-@given(st.integers(0, 10**6), st.integers(1, 5), st.booleans())
-def test_runs_of_many_blocks_are_those_of_each(seed: int, count: int, bounded: bool) -> None:
-    rng = np.random.default_rng(seed)
-    kinds = [int(rng.choice([1, 2, 9, 200])) for _ in range(count)]
-    opened = [label_block.opened(label_block.encode(random_block((16, 8, 24), k, seed + k, 2))) for k in kinds]
-    wanted = [rng.random(len(block.table)) < 0.5 for block in opened]
-    corners = rng.integers(-100, 100, (count, 3))
-    bounds = ((-50, -60, -70), (40, 30, 20)) if bounded else None
-    found, ends = label_block.runs_of_blocks(opened, wanted, corners, bounds)
-    each = [
-        label_block.runs(block, mask, (x, y, z), bounds)
-        for block, mask, (x, y, z) in zip(opened, wanted, corners.tolist(), strict=True)
-    ]
-    assert np.array_equal(found, np.concatenate(each))
-    assert np.array_equal(ends, np.cumsum([len(runs) for runs in each]))
-    assert len(label_block.runs_of_blocks([], [], np.empty((0, 3), np.int64))[0]) == 0
-    with pytest.raises(ValueError, match="masks"):
-        label_block.runs_of_blocks(opened, [np.ones(9000, np.bool_)] * count, corners)
-
-
 def slow_binary(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     if data == b"\1":
         return np.ones(shape, bool)

@@ -36,7 +36,6 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -56,7 +55,6 @@ DEFLATE_LEVEL = 1
 STORED_TABLE_AT = 24
 """The byte of a stored block at which its table begins."""
 
-_FAR = 1 << 40
 _HEADER = struct.Struct("<4I")
 _STORED = struct.Struct("<B3BIIIII")
 _NO_BYTES = frozen_bytes(b"")
@@ -319,38 +317,6 @@ def runs(
         offset_xyz[2],
     )
     return found
-
-
-def runs_of_blocks(
-    blocks: Sequence[LabelBlock],
-    wanted: Sequence[NDArray[np.bool_]],
-    corners_xyz: NDArray[np.int64],
-    bounds: tuple[tuple[int, int, int], tuple[int, int, int]] | None = None,
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """The runs of many blocks of one size, those of each as `runs` gives them; and where those of each end, i64[n].
-
-    `corners_xyz` i64[n,3] are the volume coordinates of the blocks' first voxels.
-    """
-    if not blocks:
-        return np.empty((0, 4), np.int32), np.empty(0, np.int64)
-    size = blocks[0].gx, blocks[0].gy, blocks[0].gz
-    if any((block.gx, block.gy, block.gz) != size for block in blocks):
-        raise ValueError("blocks are not all of one size")
-    entries = [len(block.table) for block in blocks]
-    if len(wanted) != len(blocks) or [len(mask) for mask in wanted] != entries or len(corners_xyz) != len(blocks):
-        raise ValueError(f"masks and corners are not those of {len(blocks)} blocks")
-    table = np.empty((len(blocks), 4), np.int64)
-    table[:, 0] = [block.addresses[0] for block in blocks]
-    table[:, 1] = [len(block.data) - block.start for block in blocks]
-    table[:, 2] = entries
-    table[:, 3] = np.cumsum(table[:, 2]) - table[:, 2]
-    box = np.array([-_FAR] * 3 + [_FAR] * 3, np.int64)
-    if bounds is not None:
-        low, high = bounds
-        box[:] = low[2], low[1], low[0], high[2] + 1, high[1] + 1, high[0] + 1
-    chosen = frozen(np.concatenate(wanted).view(np.uint8))
-    found, ends = label_masks.runs_of_blocks(frozen(table), frozen(corners_xyz), *size, chosen, box)
-    return found, ends
 
 
 def join_runs(runs: NDArray[np.int32]) -> NDArray[np.int32]:

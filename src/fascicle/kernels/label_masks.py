@@ -11,7 +11,6 @@ from numba import njit
 
 from fascicle.kernels.label_codec import bits_for, row_word
 from fascicle.kernels.memory import (
-    bytes_at,
     count_ones,
     load_u16,
     load_u32,
@@ -252,43 +251,6 @@ def label_runs(data, start, n, gx, gy, gz, wanted, box, x0, y0, z0):  # type: ig
     runs = np.empty((count_runs(masks, touched, gx, gy, gz, box), 4), np.int32)
     write_runs(masks, touched, gx, gy, gz, box, x0, y0, z0, runs, np.int64(0))
     return runs
-
-
-@njit(cache=True, nogil=True)
-def runs_of_blocks(blocks, corners, gx, gy, gz, wanted, box):  # type: ignore[no-untyped-def]
-    """Runs i32[k,4] of the chosen table entries of many blocks, and how many there are up to the end of each, i64[n].
-
-    blocks i64[n,4] are the address and size of a block's parts F, G and H, how many entries its table has, and where
-    those begin in `wanted` u8. corners i64[n,3] are the blocks' first voxels x, y, z; `box` i64[6] is as that of
-    `write_runs`, but counts as corners do.
-    """
-    n = blocks.shape[0]
-    ends = np.empty(n, np.int64)
-    out = np.empty((1024, 4), np.int32)
-    used = np.int64(0)
-    masks = np.empty(64 * gx * gy * gz, np.uint8)
-    touched = np.empty(gy * gz, np.uint8)
-    inside = np.empty(6, np.int64)
-    for b in range(n):
-        masks[:] = 0
-        touched[:] = 0
-        x, y, z = corners[b, 0], corners[b, 1], corners[b, 2]
-        data = bytes_at(blocks[b, 0], blocks[b, 1])
-        entries, first = blocks[b, 2], blocks[b, 3]
-        if block_mask(data, 0, entries, gx, gy, gz, wanted[first : first + entries], masks, touched):
-            for side in range(2):
-                inside[3 * side] = box[3 * side] - z
-                inside[3 * side + 1] = box[3 * side + 1] - y
-                inside[3 * side + 2] = box[3 * side + 2] - x
-            end = used + count_runs(masks, touched, gx, gy, gz, inside)
-            if end > out.shape[0]:
-                larger = np.empty((2 * end, 4), np.int32)
-                larger[:used] = out[:used]
-                out = larger
-            write_runs(masks, touched, gx, gy, gz, inside, x, y, z, out, used)
-            used = end
-        ends[b] = used
-    return out[:used], ends
 
 
 @njit(cache=True, nogil=True)
