@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fascicle.datatypes import derived, registry
+from fascicle.datatypes.annotation import reloading
 from fascicle.datatypes.annotation.layout import KIND_COUNTS, LABELS
 from fascicle.datatypes.base import Answer, Call, Commit
 from fascicle.datatypes.change import StoreChange
@@ -171,6 +173,8 @@ class Repo:
 
     def post(self, path: str, body: Any = b"", version: int = 0, name: str = "synapses") -> Any:
         answered = self.call(path, "POST", body, version, name)
+        while path.startswith("reload") and reloading._running:  # kernels may be compiled first
+            time.sleep(0.01)
         return msgspec.json.decode(answered) if answered else None
 
     def edit(self, path: str, body: Any = b"", version: int = 0) -> Any:
