@@ -27,6 +27,7 @@ def test_wire_code_examples(xyz: tuple[int, int, int], wire: int) -> None:
 def test_codes_round_trip_and_sort_by_z_y_x(xyz: list[tuple[int, int, int]]) -> None:
     codes = block_code.block_codes(np.array(xyz, np.int64).reshape(-1, 3))
     assert block_code.block_xyz(codes).tolist() == [list(p) for p in xyz]
+    assert [block_code.xyz_of_code(code) for code in codes.tolist()] == xyz
     assert codes.tolist() == [block_code.block_code(*p) for p in xyz]
     assert block_code.wire_to_codes(block_code.codes_to_wire(codes)).tolist() == codes.tolist()
     by_code = [p for _, p in sorted(zip(codes.tolist(), xyz, strict=True))]

@@ -46,6 +46,11 @@ def block_xyz(codes: ArrayLike) -> NDArray[np.int64]:
     return out
 
 
+def xyz_of_code(code: int) -> tuple[int, int, int]:
+    """Block coordinates (x, y, z) of one code."""
+    return (code & 0x1FFFFF) - 1048576, (code >> 21 & 0x1FFFFF) - 1048576, (code >> 42) - 1048576
+
+
 def block_to_wire(xyz: ArrayLike) -> NDArray[np.uint64]:
     """Wire codes u64[n] of block coordinates [n,3] (x, y, z); BadRequest if one is out of range."""
     return codes_to_wire(block_codes(xyz))

@@ -46,26 +46,22 @@ def mask_of_runs(runs: NDArray[np.int32], block: LabelBlock, corner_xyz: tuple[i
     return inside.view(np.bool_)
 
 
-def having(block: LabelBlock, label: int) -> Chosen:
+def having(block: LabelBlock, entry: int) -> Chosen:
     """The sub-blocks i64[k] that have a label of the table, ascending."""
-    nsb = block.gx * block.gy * block.gz
-    found: Chosen = sub_blocks.having(block.data, block.start, len(block.table), nsb, _entry(block, label))
+    found: Chosen = sub_blocks.having(
+        block.data, block.start, len(block.table), block.gx * block.gy * block.gz, entry
+    )
     return found
 
 
-def _entry(block: LabelBlock, label: int) -> int:
-    return int(np.flatnonzero(block.table == np.uint64(label))[0])
-
-
 def split_label(
-    block: LabelBlock, label: int, split: int, remain: int, inside_zyx: Mask, voxels: NDArray[np.uint32]
+    block: LabelBlock, entry: int, split: int, remain: int, inside_zyx: Mask, voxels: NDArray[np.uint32]
 ) -> tuple[LabelBlock, NDArray[np.uint32], int, int, Chosen]:
-    """A block in which a label of its table has become `split` under a mask bool[z,y,x] and `remain` elsewhere.
+    """A block in which the label of a table's entry has become `split` under a mask bool[z,y,x] and `remain` elsewhere.
 
     Neither of the new labels may be in the table; `voxels` u32[N] are those of its entries. Returns (block, voxels of
     its entries, voxels that are `split` now, voxels that are `remain` now, the sub-blocks i64[k] that had the label).
     """
-    position = _entry(block, label)
     nsb = block.gx * block.gy * block.gz
     positions = _scratch("positions", (nsb, 512), np.uint32)
     changed, moved, kept = sub_blocks.split_label(
@@ -75,16 +71,17 @@ def split_label(
         block.gx,
         block.gy,
         block.gz,
-        position,
+        entry,
         frozen(inside_zyx.view(np.uint8)),
         positions,
     )
-    table = np.append(block.table, np.uint64(split))
-    table[position] = remain
-    counts = np.append(voxels, np.uint32(moved))
-    counts[position] = kept
+    n = len(block.table)
+    table, counts = np.empty(n + 1, np.uint64), np.empty(n + 1, np.uint32)
+    table[:n], counts[:n] = block.table, voxels
+    table[n], table[entry] = split, remain
+    counts[n], counts[entry] = moved, kept
     data, used = sub_blocks.rebuild(
-        block.data, block.start, len(block.table), nsb, frozen(changed), frozen(positions), frozen(table)
+        block.data, block.start, n, nsb, frozen(changed), frozen(positions), frozen(table)
     )
     rebuilt = LabelBlock(block.gx, block.gy, block.gz, frozen(table[used]), frozen(data), 0)
     return rebuilt, counts[used], int(moved), int(kept), changed

@@ -147,10 +147,10 @@ def _sparse_volumes() -> None:
     label_block.binary_block(block, wanted)
     label_block.replace_in_runs(block, 1, 1000, 1001, found, (0, 0, 0))
     downres.halve_into(block, np.empty((8, 8, 8), np.uint64))
-    counts, table = label_block.stored_counts(stored), label_block.table(block)
+    counts = label_block.stored_counts(stored)
     mask = sub_blocks.mask_of_runs(found, block, (0, 0, 0))
-    sub_blocks.split_label(block, int(table[0]), 1 << 60, 1 << 61, mask, counts)
-    sub_blocks.follow(block, counts, {0: block, 1: block}, {1: sub_blocks.having(block, int(table[0]))})
+    sub_blocks.split_label(block, 0, 1 << 60, 1 << 61, mask, counts)
+    sub_blocks.follow(block, counts, {0: block, 1: block}, {1: sub_blocks.having(block, 0)})
 
     label_block.gzip_of(stored)
     batch = (np.frombuffer(stored, np.uint8), np.zeros(1, np.int64), np.array([len(stored)], np.int64), 0)

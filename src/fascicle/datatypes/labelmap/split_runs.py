@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,18 +31,17 @@ class RunsByBlock:
         y, z = runs[of_run, 1].astype(np.int64), runs[of_run, 2].astype(np.int64)
         codes = block_codes(np.stack((bx, y // size_xyz[1], z // size_xyz[2]), axis=1))
         order = np.argsort(codes, kind="stable")
-        self._pieces = np.stack((begin, y, z, end - begin), axis=1)[order].astype(np.int32)
+        self._pieces: Runs = np.stack((begin, y, z, end - begin), axis=1)[order].astype(np.int32)
         self.codes, starts = np.unique(codes[order], return_index=True)
         """Blocks that the runs touch, ascending."""
-        self._bounds = np.append(starts, len(order))
+        bounds = [*starts.tolist(), len(order)]
+        self._places = dict(zip(self.codes.tolist(), pairwise(bounds), strict=True))
+        self.voxels = int(length.sum())
 
     def of(self, code: int) -> Runs:
         """The pieces inside of a block, in the order of the runs."""
-        at = int(np.searchsorted(self.codes, np.uint64(code)))
-        if at == len(self.codes) or int(self.codes[at]) != code:
-            return np.empty((0, 4), np.int32)
-        pieces: Runs = np.ascontiguousarray(self._pieces[self._bounds[at] : self._bounds[at + 1]])
-        return pieces
+        begin, end = self._places.get(code, (0, 0))
+        return self._pieces[begin:end]
 
 
 def posted_runs(body: bytes, smaller_than: int, what: str) -> Runs:

@@ -29,7 +29,7 @@ from fascicle.datatypes.labelmap.requests import indexed, label_argument, number
 from fascicle.datatypes.labelmap.split_runs import Runs, RunsByBlock, posted_runs, voxels_of
 from fascicle.errors import BadRequest
 from fascicle.formats import label_block, sub_blocks
-from fascicle.formats.block_code import block_xyz
+from fascicle.formats.block_code import block_xyz, xyz_of_code
 from fascicle.formats.label_block import LabelBlock
 from fascicle.versions.resolution import VersionedView
 
@@ -42,7 +42,7 @@ Triple = tuple[int, int, int]
 
 def _corner(code: int, size_xyz: Triple) -> Triple:
     """The first voxel of a block."""
-    x, y, z = block_xyz(np.array([code], np.uint64))[0].tolist()
+    x, y, z = xyz_of_code(code)
     return x * size_xyz[0], y * size_xyz[1], z * size_xyz[2]
 
 
@@ -99,10 +99,9 @@ class _Opened:
     def edited(self) -> Edited:
         return Edited(self.changed[0] if len(self.changed) == 1 else np.unique(np.concatenate(self.changed)), self.mark)
 
-    def rename(self, replacement: Replacement) -> int:
-        """Let `remain` stand for the supervoxel; its voxels. Only the table changes."""
-        self.changed.append(sub_blocks.having(self.block, replacement.supervoxel))
-        at = int(np.flatnonzero(self.block.table == np.uint64(replacement.supervoxel))[0])
+    def rename(self, replacement: Replacement, at: int) -> int:
+        """Let `remain` stand for the supervoxel, entry `at` of the table; its voxels. Only the table changes."""
+        self.changed.append(sub_blocks.having(self.block, at))
         table = self.block.table.copy()
         table[at] = replacement.remain
         self.block = self.block.with_table(table)
@@ -112,11 +111,11 @@ class _Opened:
         self.stored = bytes(renamed)
         return int(self.voxels[at])
 
-    def split(self, replacement: Replacement, inside: Runs, corner: Triple) -> tuple[int, int]:
-        """Replace a supervoxel by two; the voxels of either."""
+    def split(self, replacement: Replacement, at: int, inside: Runs, corner: Triple) -> tuple[int, int]:
+        """Replace a supervoxel, entry `at` of the table, by two; the voxels of either."""
         self.block, self.voxels, split, remain, changed = sub_blocks.split_label(
             self.block,
-            replacement.supervoxel,
+            at,
             replacement.split,
             replacement.remain,
             sub_blocks.mask_of_runs(inside, self.block, corner),
@@ -138,12 +137,13 @@ def _replace_in_block(
     opened = _Opened.of(stored)
     counted: Counted = []
     for replacement in replacements:
-        if not (opened.block.table == np.uint64(replacement.supervoxel)).any():
+        entries = (opened.block.table == np.uint64(replacement.supervoxel)).nonzero()[0]
+        if not len(entries):
             continue
         if len(inside):
-            counted.append((replacement, *opened.split(replacement, inside, corner)))
+            counted.append((replacement, *opened.split(replacement, int(entries[0]), inside, corner)))
         else:
-            counted.append((replacement, 0, opened.rename(replacement)))
+            counted.append((replacement, 0, opened.rename(replacement, int(entries[0]))))
     return (opened, counted) if counted else None
 
 
@@ -340,8 +340,7 @@ def plan_supervoxel_split(
         raise BadRequest(f"the split volume has voxels in block {block}, where supervoxel {supervoxel} has none")
     replacement = given.likely(view, supervoxel)
     changes = replace_in_blocks(view, size_xyz, [replacement], codes, runs, top_scale)
-    wanted = sum(int(runs.of(code)[:, 3].sum()) for code in runs.codes.tolist())
-    if changes.split_voxels[supervoxel] != wanted:
+    if changes.split_voxels[supervoxel] != runs.voxels:
         raise BadRequest(f"the split volume has voxels that are not of supervoxel {supervoxel}, or some of them twice")
     if changes.rows[supervoxel].voxels != old.voxels:
         raise BadRequest(f"the label index and the blocks disagree on the voxels of supervoxel {supervoxel}")
@@ -488,7 +487,7 @@ def plan_body_split(
     replacements = [Replacement(supervoxel, next(likely), next(likely)) for supervoxel in touched.tolist()]
     old = bodies.rows_of_supervoxels(view, body, touched)
     changes = replace_in_blocks(view, size_xyz, replacements, old.blocks(), runs, top_scale)
-    wanted = sum(int(runs.of(code)[:, 3].sum()) for code in runs.codes.tolist()) - background
+    wanted = runs.voxels - background
     voxels = sum(changes.split_voxels.values())
     if voxels != wanted:
         raise BadRequest(f"the split volume has voxels that are not of body {label}, or some of them twice")
