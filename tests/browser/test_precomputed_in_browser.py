@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,6 @@ pytestmark = [
 ]
 
 POSITION = (60, 50, 40)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Chromium]:
-    with Chromium() as running:
-        yield running
 
 
 def _precomputed(sample: SampleRepo, path: str, **instances: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from fascicle.datatypes.registry import datatype
 from fuzz.scene import ANSWER_LIMIT_S, MEMORY_LIMIT_BYTES, Scene, make_scene
 from serving import TOKEN, RunningServer
 
-FUZZ_S = float(os.environ.get("FASCICLE_FUZZ_S", "20"))
+FUZZ_S = float(os.environ.get("FASCICLE_FUZZ_S", "12"))
 SEED = int(os.environ.get("FASCICLE_SEED", "1"))
 REQUESTS_PER_SCENE = 150
 METHODS = ("GET", "GET", "GET", "GET", "POST", "POST", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "ODD")

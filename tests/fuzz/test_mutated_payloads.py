@@ -12,7 +12,7 @@ import pytest
 from fuzz.scene import ANSWER_LIMIT_S, KEEPS_PARTS, MEMORY_LIMIT_BYTES, make_scene, mutated, valid_payloads
 from serving import RunningServer
 
-FUZZ_S = float(os.environ.get("FASCICLE_FUZZ_S", "40"))
+FUZZ_S = float(os.environ.get("FASCICLE_FUZZ_S", "20"))
 SEED = int(os.environ.get("FASCICLE_SEED", "1"))
 REQUESTS_PER_SCENE = 80
 
