@@ -561,7 +561,7 @@ def test_parts_of_shards_are_updated(volumes: Path, tmp_path: Path) -> None:
     source, out = tmp_path / "source", tmp_path / "m"
     shutil.copytree(volumes / "identity", source)
     box = ((64.0, -32.0, 16.0), (100.0, 0.0, 48.0))
-    options = {"box": box, "layout": "sharded", "scales": (0,)}
+    options: dict[str, Any] = {"box": box, "layout": "sharded", "scales": (0,)}
     mirror(str(source), str(out), MirrorOptions(**options))
     assert mirror(str(source), str(out), MirrorOptions(update=True, **options)).was_finished
     shards = sorted((source / "8_8_8").iterdir())
