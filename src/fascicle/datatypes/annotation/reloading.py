@@ -12,7 +12,6 @@ Elements that were posted into a block that they do not lie in belong to no inde
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import threading
@@ -52,6 +51,7 @@ from fascicle.datatypes.annotation.segmentation import Segmentation
 from fascicle.datatypes.base import Call, Change
 from fascicle.datatypes.change import StoreChange
 from fascicle.errors import BadRequest, FascicleError, Unavailable
+from fascicle.file_locks import try_lock
 from fascicle.store.base import ReadTransaction, Store, WriteTransaction
 from fascicle.versions import keys
 from fascicle.versions.catalog import CatalogCache
@@ -130,10 +130,7 @@ def _sole_worker(store: Store, instance: Instance) -> Iterator[bool]:
             path: Path = store.path / "locks" / f"reload-{instance.id}"
             path.parent.mkdir(exist_ok=True)
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                free = False
+            free = try_lock(file)
         yield free
     finally:
         if file is not None:

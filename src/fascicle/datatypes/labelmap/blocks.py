@@ -13,7 +13,6 @@ which sorts the same way.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import struct
 import threading
@@ -23,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fascicle import file_locks
 from fascicle.datatypes.image.block_cache import BlockCache
 from fascicle.datatypes.labelmap.remote_labels import RemoteView
 from fascicle.errors import ConflictError
@@ -346,7 +346,7 @@ class VoxelLock:
             try:
                 self._path.parent.mkdir(exist_ok=True)
                 self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-                fcntl.flock(self._file, fcntl.LOCK_EX)
+                file_locks.lock(self._file)
             except OSError:
                 self.release()
                 raise
