@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import pytest
@@ -17,7 +18,7 @@ import pytest
 from fascicle.errors import CorruptionError, StoreError, StoreFull
 from fascicle.store import open_store, value_log
 from fascicle.store.base import Outcome
-from fascicle.store.lmdb_engine import LmdbStore
+from fascicle.store.lmdb_engine import LmdbGroup, LmdbStore
 from fascicle.store.value_log import HEADER_BYTES, Place
 from fascicle.testing.store import contents, pattern
 
@@ -162,8 +163,9 @@ class TestFullDisk:
         script = f"""
 import resource, sys
 from pathlib import Path
+from typing import Any
 from fascicle.errors import StoreFull
-from fascicle.store.lmdb_engine import LmdbStore
+from fascicle.store.lmdb_engine import LmdbGroup, LmdbStore
 from fascicle.testing.store import contents, pattern
 store = LmdbStore(Path({str(folder)!r}))
 resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))
@@ -241,6 +243,36 @@ class TestIndexThatGrows:
         store = LmdbStore(folder, map_bytes=128 << 10)
         store.write(lambda txn: [txn.put(b"%d" % j, pattern(j, 3000 if j % 3 else 1000)) for j in range(3000)])
         assert store.statistics().keys == 3000
+        assert store.check() == []
+        store.close()
+
+    def test_also_when_only_the_commit_finds_it_full(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        class FullAtCommit:
+            """A transaction whose commit fails, which closes it."""
+
+            def __init__(self, real: Any) -> None:
+                self._real = real
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self._real, name)
+
+            def commit(self) -> None:
+                self._real.abort()
+                raise lmdb.MapFullError("full")
+
+        store = LmdbStore(folder, map_bytes=128 << 10)
+        begin, left = LmdbGroup._begin, [1]
+
+        def begin_full(group: LmdbGroup) -> None:
+            begin(group)
+            if left.pop(0) if left else 0:
+                group._txn = FullAtCommit(group._txn)  # type: ignore[assignment]
+
+        monkeypatch.setattr(LmdbGroup, "_begin", begin_full)
+        store.write(lambda txn: txn.put(b"key", b"value"))
+        store.write(lambda txn: txn.put(b"large", bytes(5000)))
+        assert left == []
+        assert contents(store) == {b"key": b"value", b"large": bytes(5000)}
         assert store.check() == []
         store.close()
 

