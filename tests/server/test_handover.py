@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
+from fascicle.datatypes.base import Work
 from fascicle.errors import Unavailable
+from fascicle.server.app import Application
 from fascicle.server.handover import Handover
 from fascicle.store.base import Outcome, WriteTransaction
 from fascicle.store.memory import MemoryStore
@@ -90,3 +93,15 @@ def test_versions_over_one_connection(server: Any) -> None:
         child = client.post(f"{path}/newversion").expect().json()["child"]
         assert client.get(f"/api/node/{child}/status").expect().json() == {"Locked": False}
         assert client.post(f"{path}/newversion").expect(400).headers["content-type"].startswith("text/plain")
+
+
+def test_the_loop_answers_heavy_requests_only_once_kernels_are_compiled() -> None:
+    plan = SimpleNamespace(
+        route=SimpleNamespace(work=Work.HEAVY, at_once=lambda call: f"answer to {call}"),
+        instance=SimpleNamespace(properties={}),
+    )
+    app: Any = SimpleNamespace(kernels_ready=False, _call=lambda *_: "call")
+    request: Any = SimpleNamespace(method="GET")
+    assert Application._reply_now(app, request, plan, None, b"") is None  # type: ignore[arg-type]
+    app.kernels_ready = True
+    assert Application._reply_now(app, request, plan, None, b"") == "answer to call"  # type: ignore[arg-type]

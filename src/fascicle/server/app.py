@@ -105,6 +105,8 @@ class Application:
             **instance_creation.server_settings(settings),
         }
         self.closing = False
+        self.kernels_ready = True
+        """False while kernels may have to be compiled first, which is nothing for the event loop."""
         self.handover = Handover(store)
         self._sweeper = Sweeper(store, self.catalogs)
         self._volumes = VolumeInstances(store, self.catalogs, self.elsewhere, self.datatype_settings)
@@ -239,7 +241,9 @@ class Application:
         route = plan.route
         if route.work is Work.SMALL:
             return plan.handler(self._call(request, plan, txn, body))
-        if route.at_once is None or request.method != "GET" or is_elsewhere(plan.instance.properties):
+        if route.at_once is None or request.method != "GET" or not self.kernels_ready:
+            return None
+        if is_elsewhere(plan.instance.properties):
             return None
         return route.at_once(self._call(request, plan, txn, body))
 

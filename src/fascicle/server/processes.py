@@ -14,13 +14,16 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from fascicle.config import Settings, SettingsError
 from fascicle.server.admission import yield_to_others
 from fascicle.server.listening import bind, uvicorn_config
+
+if TYPE_CHECKING:
+    from fascicle.server.app import Application
 
 log = logging.getLogger("fascicle")
 
@@ -87,7 +90,8 @@ def _serve(settings: Settings, listening: socket.socket, parent: int = 0) -> Non
         else:
             host, port = listening.getsockname()[:2]
             log.info("fascicle serves %s on http://%s:%d", store.description, host, port)
-        warming = threading.Thread(target=_warm_up, args=(server,), name="warm-up", daemon=True)
+        app.kernels_ready = False
+        warming = threading.Thread(target=_warm_up, args=(server, app), name="warm-up", daemon=True)
         warming.start()
         _run_server(server, listening)
     finally:
@@ -102,7 +106,7 @@ def _end_at_once() -> None:
     os._exit(0)
 
 
-def _warm_up(server: uvicorn.Server) -> None:
+def _warm_up(server: uvicorn.Server, app: Application) -> None:
     """Load compiled kernels in the background, once the server answers, so that no request waits for the compiler."""
     waiting = threading.Event()
     while not server.started:
@@ -117,6 +121,7 @@ def _warm_up(server: uvicorn.Server) -> None:
         log.debug("kernels are ready after %.1f s", took_s)
     except Exception:
         log.exception("loading compiled kernels failed")
+    app.kernels_ready = True
     _spare_collector()
 
 
