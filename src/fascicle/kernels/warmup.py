@@ -101,13 +101,24 @@ def _compiler(group: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
+def _labels() -> NDArray[np.uint64]:
+    """Labels [16, 16, 16] of a small block."""
+    return np.arange(4096, dtype=np.uint64).reshape(16, 16, 16) // np.uint64(9)
+
+
+def _stored_block() -> bytes:
+    """The block as it is stored, by the way that blocks take which a client sends."""
+    from fascicle.formats import label_block
+
+    encoded, _ = label_block.admit(label_block.encode(_labels()), (16, 16, 16))
+    return label_block.split(encoded)
+
+
 def _writes() -> None:
     """What a new volume needs: it comes first, since whoever starts on an empty store waits for it."""
     from fascicle.formats import downres, label_block
 
-    dense = np.arange(4096, dtype=np.uint64).reshape(16, 16, 16) // np.uint64(9)
-    encoded, _ = label_block.admit(label_block.encode(dense), (16, 16, 16))
-    stored = label_block.split(encoded)
+    stored = _stored_block()
     downres.halve_into(label_block.opened_stored(stored), np.empty((8, 8, 8), np.uint64))
     label_block.stored_counts(stored)
 
@@ -115,9 +126,7 @@ def _writes() -> None:
 def _label_blocks() -> None:
     from fascicle.formats import compressed_segmentation, label_block, label_layer
 
-    dense = np.arange(4096, dtype=np.uint64).reshape(16, 16, 16) // np.uint64(9)
-    encoded, _ = label_block.admit(label_block.encode(dense), (16, 16, 16))
-    stored = label_block.split(encoded)
+    stored = _stored_block()
     block = label_block.opened_stored(stored)
     label_block.decode(block)
     layer = label_layer.LabelLayer([block], [(0, 0)], (1, 1), (2, 2, 2))
@@ -126,7 +135,7 @@ def _label_blocks() -> None:
     label_layer.labels_at([block], voxels, np.empty(1, np.uint64))
     label_block.points(block, np.zeros((1, 3), np.int64))
     compressed_segmentation.from_label_block(block)
-    compressed_segmentation.encode(dense)
+    compressed_segmentation.encode(_labels())
     label_block.gzip_of(stored)
     batch = (np.frombuffer(stored, np.uint8), np.zeros(1, np.int64), np.array([len(stored)], np.int64), 0)
     tables, starts = label_block.gather_tables(*batch)
@@ -134,11 +143,9 @@ def _label_blocks() -> None:
 
 
 def _sparse_volumes() -> None:
-    from fascicle.formats import downres, label_block, label_layer, sub_blocks
+    from fascicle.formats import label_block, label_layer, sub_blocks
 
-    dense = np.arange(4096, dtype=np.uint64).reshape(16, 16, 16) // np.uint64(9)
-    encoded, _ = label_block.admit(label_block.encode(dense), (16, 16, 16))
-    stored = label_block.split(encoded)
+    stored = _stored_block()
     block = label_block.opened_stored(stored)
     wanted = label_block.table(block) < np.uint64(200)
     found = label_block.runs(block, wanted, (0, 0, 0), ((0, 0, 0), (9, 9, 9)))
@@ -146,16 +153,10 @@ def _sparse_volumes() -> None:
     label_layer.runs_of_layers([block], [wanted], np.zeros((1, 3), np.int64))
     label_block.binary_block(block, wanted)
     label_block.replace_in_runs(block, 1, 1000, 1001, found, (0, 0, 0))
-    downres.halve_into(block, np.empty((8, 8, 8), np.uint64))
     counts = label_block.stored_counts(stored)
     mask = sub_blocks.mask_of_runs(found, block, (0, 0, 0))
     sub_blocks.split_label(block, 0, 1 << 60, 1 << 61, mask, counts)
     sub_blocks.follow(block, counts, {0: block, 1: block}, {1: sub_blocks.having(block, 0)})
-
-    label_block.gzip_of(stored)
-    batch = (np.frombuffer(stored, np.uint8), np.zeros(1, np.int64), np.array([len(stored)], np.int64), 0)
-    tables, starts = label_block.gather_tables(*batch)
-    label_block.block_stream(*batch, np.zeros((1, 3), np.int32), tables, starts)
 
 
 def _streams() -> None:
