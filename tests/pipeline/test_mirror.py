@@ -9,8 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,19 @@ def put_all(folder: Path, place: ObjectBucket, prefix: str) -> None:
         list(pool.map(lambda item: place.put(f"{prefix}/{item[0]}", item[1]), files(folder).items()))
 
 
+@contextmanager
+def served(source: Path, transport: str, object_bucket: ObjectBucket, name: str) -> Iterator[str]:
+    """The address of a folder, as a file, by a web server, or copied into a bucket under a name."""
+    if transport == "http":
+        with bucket(source) as server:
+            yield server.url
+    elif transport == "s3":
+        put_all(source, object_bucket, name)
+        yield f"{object_bucket.address}/{name}"
+    else:
+        yield str(source)
+
+
 @pytest.mark.parametrize("transport", ["file", "http", "s3"])
 @pytest.mark.parametrize("name", SHARDINGS)
 def test_whole_volumes(
@@ -150,12 +164,7 @@ def test_whole_volumes(
 ) -> None:
     source = volumes / name
     with ExitStack() as stack:
-        address = str(source)
-        if transport == "http":
-            address = stack.enter_context(bucket(source)).url
-        if transport == "s3":
-            put_all(source, object_bucket, "v")
-            address = f"{object_bucket.address}/v"
+        address = stack.enter_context(served(source, transport, object_bucket, "v"))
         # a web server cannot list what it has
         chosen: dict[str, Any] = {"bodies": (5, 7, 1 << 60, 99)} if transport == "http" else {}
         result = mirror(address, str(tmp_path / "m"), MirrorOptions(also=("synapses",), **chosen))
@@ -518,12 +527,7 @@ def test_an_update_fetches_what_has_changed(
             copy.delete(path) if data is None else copy.put(path, data)
 
     with ExitStack() as stack:
-        address = str(source)
-        if transport == "http":
-            address = stack.enter_context(bucket(source)).url
-        if transport == "s3":
-            put_all(source, object_bucket, "u")
-            address = f"{object_bucket.address}/u"
+        address = stack.enter_context(served(source, transport, object_bucket, "u"))
         chosen = MirrorOptions(also=("synapses",), meshes=False)
         update = MirrorOptions(also=("synapses",), meshes=False, update=True)
         whole = mirror(address, str(out), chosen)

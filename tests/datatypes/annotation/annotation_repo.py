@@ -223,3 +223,12 @@ def element(position: tuple[int, int, int], kind: str = "Note", **more: Any) -> 
 
 def without_relations(element: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in element.items() if name != "Rels"}
+
+
+def row_of_bodies(count: int) -> Repo:
+    """Supervoxels 1 to `count`, one in each block along x; a region of blocks 1 to 3, counted in by `inside`."""
+    made = Repo()
+    made.add_region([[0, 0, 1, 3]])
+    row = np.arange(count * EDGE, dtype=np.uint64) // EDGE + 1
+    made.write_voxels(row[None, None].repeat(EDGE, 0).repeat(EDGE, 1))
+    return made

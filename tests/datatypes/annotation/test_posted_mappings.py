@@ -5,9 +5,8 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-import numpy as np
 import pytest
-from annotation_repo import EDGE, Repo, element
+from annotation_repo import EDGE, Repo, element, row_of_bodies
 
 from fascicle.formats import mapping_ops
 
@@ -17,11 +16,7 @@ BODIES = 6
 @pytest.fixture
 def repo() -> Repo:
     """Supervoxels 1 to 6, one in each block along x, three points in each."""
-    made = Repo()
-    made.add_region([[0, 0, 1, 3]])
-    made.write_voxels(
-        (np.arange(BODIES * EDGE, dtype=np.uint64) // EDGE + 1)[None, None].repeat(EDGE, 0).repeat(EDGE, 1)
-    )
+    made = row_of_bodies(BODIES)
     made.post("elements", [element((x, 0, 0), "PreSyn") for x in range(0, BODIES * EDGE, 5)])
     return made
 

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from datatypes.annotation.annotation_repo import EDGE, Repo, element
+from datatypes.annotation.annotation_repo import EDGE, Repo, element, row_of_bodies
 
 KINDS = ("PreSyn", "PostSyn", "Gap", "Note")
 BODIES = 6
@@ -17,11 +17,7 @@ BODIES = 6
 @pytest.fixture
 def repo() -> Repo:
     """Supervoxels 1 to 6, one in each block along x, 8 points in each; a region of blocks 1 to 3."""
-    made = Repo()
-    made.add_region([[0, 0, 1, 3]])
-    made.write_voxels(
-        (np.arange(BODIES * EDGE, dtype=np.uint64) // EDGE + 1)[None, None].repeat(EDGE, 0).repeat(EDGE, 1)
-    )
+    made = row_of_bodies(BODIES)
     made.post("elements", [element((x, 0, 0), KINDS[x // 2 % 4]) for x in range(0, BODIES * EDGE, 2)])
     return made
 
